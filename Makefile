@@ -1,0 +1,31 @@
+# Every target installs what it needs into .venv first, once.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test lint bench clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/'
+
+$(BIN)/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+demo: $(BIN)/.installed  ## train on 40 people's faces with and without MC-Loss, draw the channels (ARGS="--help")
+	$(BIN)/python -m reference.demo $(ARGS)
+
+test: $(BIN)/.installed  ## run every test (ARGS="-k mask")
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(BIN)/.installed  ## formatting, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(BIN)/.installed  ## time the loss on this CPU against the formulas it replaces (ARGS="--help")
+	$(BIN)/python -m bench.cpu $(ARGS)
+
+clean:  ## remove the environment and everything that was built or trained
+	rm -rf .venv runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

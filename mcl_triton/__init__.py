@@ -1,0 +1,18 @@
+"""The mutual-channel loss for fine-grained image classification."""
+
+from .attention import sample_channel_mask
+from .groups import ChannelGroups
+from .loss import MCLoss, MCLossOutput, mc_loss
+from .maps import class_maps
+from .pooling import ChannelPool, channel_pool
+
+__all__ = [
+    "ChannelGroups",
+    "ChannelPool",
+    "MCLoss",
+    "MCLossOutput",
+    "channel_pool",
+    "class_maps",
+    "mc_loss",
+    "sample_channel_mask",
+]

@@ -1,0 +1,109 @@
+"""Channel-wise attention (CWA): the random mask that leaves each class a part of its channels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from .groups import ChannelGroups, integer, require_groups
+from .tables import once_per_device
+
+Drop = str | int | float | Sequence[int]
+"""How many channels of each class are zeroed: "half", a number, a fraction, or one number a class."""
+
+# A channel's sort key is its class number above this many random bits.
+_RANDOM_BITS = 40
+
+
+def sample_channel_mask(
+    groups: ChannelGroups,
+    *,
+    drop: Drop = "half",
+    batch_size: int | None = None,
+    generator: torch.Generator | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Draw a mask M that zeroes a fixed number of each class's channels, every choice of channels equally likely.
+
+    For groups of one size ξ of which d are dropped, the equivalent plain PyTorch is
+    ``(torch.rand(C, ξ).argsort(1).argsort(1) >= d).flatten()``. Nothing synchronises with the host.
+
+    Args:
+        groups: which channels belong to which class.
+        drop: how many of a class's ξ channels are zeroed: ``"half"`` for ⌊ξ/2⌋ as in the paper, an integer, a
+            fraction f in [0, 1) for ⌊f·ξ⌋, or a sequence of C integers. At least one channel of each class is kept.
+        batch_size: None for one mask that the whole batch shares, as in the paper; B for one mask a sample.
+        generator: source of randomness, on ``device``; None takes the default one of the device.
+        device: where the mask is made; None takes the default device.
+        dtype: of the mask.
+
+    Returns:
+        Ones and zeros, (N,), or (batch_size, N).
+
+    Raises:
+        TypeError: ``groups`` is no ChannelGroups, or ``drop`` is none of the above.
+        ValueError: ``drop`` leaves a class without a channel, or has the wrong length; ``batch_size`` is less than 1.
+
+    Source: the paper's section on the discriminality component; how many to drop varies among published codes.
+    """
+    require_groups(groups)
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size must be None or at least 1; got {batch_size}.")
+    device = torch.empty(0, device=device).device  # with its index, whatever was given
+    first_keys, is_kept = _tables(groups, _hashable(drop), device)
+    shape = first_keys.shape if batch_size is None else (batch_size, *first_keys.shape)
+    keys = torch.randint(1 << _RANDOM_BITS, shape, generator=generator, device=device) + first_keys
+    # Sorted, the channels stand class by class, in random order within a class, whose first ones are dropped.
+    return torch.empty(shape, dtype=dtype, device=device).scatter_(
+        -1, keys.argsort(-1), is_kept.to(dtype).expand(shape)
+    )
+
+
+def _hashable(drop: Drop) -> str | int | float | tuple[int, ...]:
+    """``drop`` in a form that can be a key: a sequence becomes a tuple."""
+    return tuple(drop) if isinstance(drop, Iterable) and not isinstance(drop, str) else drop
+
+
+def dropped_channels(groups: ChannelGroups, drop: Drop) -> list[int]:
+    """How many channels each class loses, one integer a class, with ``drop`` as in `sample_channel_mask`."""
+    expected = 'drop must be "half", an integer, a fraction in [0, 1), or one integer a class'
+    if isinstance(drop, str):
+        if drop != "half":
+            raise ValueError(f"{expected}; got {drop!r}.")
+        return [size // 2 for size in groups.sizes]
+    if isinstance(drop, float):
+        if not 0 <= drop < 1:
+            raise ValueError(f"{expected}; got the fraction {drop!r}.")
+        fraction = Fraction(repr(drop))  # the decimal as written: 0.29 of 100 channels is 29, not 28
+        return [int(fraction * size) for size in groups.sizes]
+    try:
+        dropped = (
+            [integer(number) for number in drop] if isinstance(drop, Iterable) else [integer(drop)] * groups.num_classes
+        )
+    except TypeError:
+        raise TypeError(f"{expected}; got {drop!r:.200}.") from None
+    if len(dropped) != groups.num_classes:
+        raise ValueError(f"{expected}; got {len(dropped)} integers for {groups.num_classes} classes.")
+    for class_index, (number, size) in enumerate(zip(dropped, groups.sizes, strict=True)):
+        if not 0 <= number < size:
+            raise ValueError(
+                f"drop must leave at least one channel to each class; it takes {number} from class {class_index}, "
+                f'which has {size}. drop="half" and fractions adapt to the size of a group.'
+            )
+    return dropped
+
+
+@once_per_device
+def _tables(
+    groups: ChannelGroups, drop: str | int | float | tuple[int, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Smallest sort key of each channel, (N,) int64, and which places of the sorted order are kept, (N,) bool."""
+    sizes = torch.tensor(groups.sizes)
+    place_in_group = torch.arange(groups.num_channels) - torch.tensor(groups.offsets).repeat_interleave(sizes)
+    is_kept = place_in_group >= torch.tensor(dropped_channels(groups, drop)).repeat_interleave(sizes)
+    first_keys = torch.arange(groups.num_classes).repeat_interleave(sizes) << _RANDOM_BITS
+    return first_keys.to(device), is_kept.to(device)

@@ -1,0 +1,39 @@
+"""Small constant tensors that depend on the groups alone: made once for each device and kept there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import ParamSpec, TypeVar
+
+import torch
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+def values_are_readable() -> bool:
+    """Whether tensors hold numbers now: not under `torch.compile`, nor among fake tensors."""
+    return not torch.compiler.is_compiling() and _get_current_dispatch_mode() is None
+
+
+def once_per_device(make: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Decorate a function of hashable arguments that makes tensors, so that it runs once and a step copies nothing.
+
+    `torch.compile` takes the result as a constant. Fake tensors are made anew each time, so as not to outlive their mode.
+    """
+
+    def make_ordinary(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        with torch.inference_mode(False):  # a tensor made in inference mode could never take part in training
+            return make(*args, **kwargs)
+
+    # Typed, since 1 and 1.0 are equal and can mean different things.
+    cached: Callable[Parameters, Result] = lru_cache(maxsize=64, typed=True)(make_ordinary)
+
+    @wraps(make)
+    def table(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        return (make_ordinary if _get_current_dispatch_mode() is not None else cached)(*args, **kwargs)
+
+    torch.compiler.assume_constant_result(table)  # type: ignore[no-untyped-call]
+    return table
