@@ -1,45 +1,306 @@
-"""The two reductions and their gradient in plain PyTorch, for the CPU."""
+"""The two reductions and their gradient in plain PyTorch, for the CPU.
+
+The features are worked on in blocks that stay in the cache. `docs/cpu.md` says what each choice here gained.
+"""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
+from itertools import chain
 
 import torch
 from torch import Tensor
 
+# A block of this size stays in the second-level cache while some twenty operators pass over it.
+_BLOCK_BYTES = 1 << 20
+_SMALLEST_BLOCK_BYTES = 1 << 16
+# Scratch memory as a fraction of the features' bytes.
+_FORWARD_SCRATCH = 0.09
+_BACKWARD_SCRATCH = 0.13
 
-def _runs(runs: list[int]) -> list[tuple[slice, slice, int]]:
-    out, c, n = [], 0, 0
-    for classes, size in zip(runs[::2], runs[1::2], strict=True):
-        out.append((slice(c, c + classes), slice(n, n + classes * size), size))
-        c, n = c + classes, n + classes * size
-    return out
+# How a part of the features, [B, n, ξ, P], is laid out to be worked on: which of these dimensions come first.
+_IN_PLACE = (0, 1, 2, 3)  # contiguous features with long rows, as they lie
+_COPIED = (2, 0, 1, 3)  # channels outermost: the maximum over them runs along whole blocks, however short the rows
+_CHANNELS_LAST = (2, 0, 3, 1)  # likewise, and classes innermost, nearly as they lie
 
 
-def forward(features: Tensor, runs: list[int], mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    x = features.flatten(2)
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
-    s = x.softmax(-1)
-    a = x if mask is None else x * mask.unsqueeze(-1)
-    g = torch.cat([a[:, n].unflatten(1, (-1, z)).amax(2).mean(-1) for _, n, z in _runs(runs)], 1)
-    h = torch.cat([s[:, n].unflatten(1, (-1, z)).amax(2).sum(-1) for _, n, z in _runs(runs)], 1)
-    return g, h
+def forward(features: Tensor, runs: Sequence[int], mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Class scores g and diversity scores h.
+
+    Args:
+        features: F, (B, N, ...), floating.
+        runs: how many classes, how many channels each, how many classes, ...: `ChannelGroups.runs` in one list.
+        mask: M, (N,) or (B, N), zeros and ones in the dtype of the results; None keeps every channel.
+
+    Returns:
+        g and h, (B, C), float32, or float64 where the features are.
+    """
+    features = features.flatten(2)  # [B, N, P]
+    batch, channels, _ = features.shape
+    dtype = working_dtype(features)
+    scores = features.new_empty(batch, sum(runs[::2]), dtype=dtype)
+    diversity = torch.empty_like(scores)
+    scratch = _Scratch(features, dtype)
+    for part in _parts(features, runs):
+        maps = part.of_channels(features)
+        kept = None if mask is None else part.of_channels(mask.expand(batch, channels).unsqueeze(2))
+        g, h = part.of_classes(scores), part.of_classes(diversity)
+        for block in part.blocks(batch, _largest_block(features, part, _FORWARD_SCRATCH, 1)):
+            x = scratch.load(maps[block])
+            s = torch.softmax(x, part.position_dim, out=scratch("s", x.shape))
+            torch.sum(part.maximum(s, scratch), part.reduced_dims, keepdim=True, out=h[block])  # CCMP, sum
+            x = scratch.load(maps[block])
+            if kept is not None:
+                x = torch.mul(x, kept[block], out=s)  # CWA: M·F
+            torch.mean(part.maximum(x, scratch), part.reduced_dims, keepdim=True, out=g[block])  # CCMP, GAP
+        part.put_classes(scores, g)
+        part.put_classes(diversity, h)
+    return scores, diversity
 
 
 def backward(
-    features: Tensor, runs: list[int], mask: Tensor | None, grad_scores: Tensor | None, grad_diversity: Tensor | None
+    features: Tensor,
+    runs: Sequence[int],
+    mask: Tensor | None,
+    grad_scores: Tensor | None,
+    grad_diversity: Tensor | None,
 ) -> Tensor:
-    x = features.flatten(2)
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
-    s = x.softmax(-1)
-    a = x if mask is None else x * mask.unsqueeze(-1)
-    grad = torch.zeros_like(x)
-    for c, n, z in _runs(runs):
-        sr, ar, gr = (t[:, n].unflatten(1, (-1, z)) for t in (s, a, grad))
-        if grad_diversity is not None:
-            i = torch.zeros_like(sr).scatter_(2, sr.max(2, keepdim=True).indices, 1.0)
-            gr += grad_diversity[:, c, None, None] * sr * (i - (i * sr).sum(-1, keepdim=True))
-        if grad_scores is not None:
-            i = torch.zeros_like(ar).scatter_(2, ar.max(2, keepdim=True).indices, 1.0)
-            if mask is not None:
-                i = i * (mask.expand(x.shape[:2])[:, n].unflatten(1, (-1, z)).unsqueeze(-1))
-            gr += grad_scores[:, c, None, None] / x.shape[-1] * i
-    return torch.empty_like(features).copy_(grad.view(features.shape))
+    """The gradient of the features, given that of g and h (None where there is none)::
+
+        dF[b,j,k] = dh[b,i] · s[b,j,k] · ([W_h[k] = j] − w[b,j])  +  dg[b,i] / P · M_j · [W_g[k] = j]
+
+    with s the softmax, W_h and W_g the winning channel at position k, the first of equals, and w the sum of s over the
+    positions that a channel wins.
+
+    Args:
+        features, runs, mask: as in `forward`.
+        grad_scores: dg, (B, C).
+        grad_diversity: dh, (B, C).
+
+    Returns:
+        dF in the shape, dtype and memory layout of the features.
+    """
+    grad = torch.empty_like(features)
+    grad_maps = grad.flatten(2)  # [B, N, P], a view unless the layout is an odd one
+    layout_is_odd = grad_maps.data_ptr() != grad.data_ptr()
+    features = features.flatten(2)
+    batch, channels, positions = features.shape
+    dtype = working_dtype(features)
+    scratch = _Scratch(features, dtype)
+    mask = features.new_ones(channels, dtype=dtype) if mask is None else mask
+    scale, nudges = _tie_breakers(max(runs[1::2]), dtype, features.device)
+    for part in _parts(features, runs):
+        maps, out_maps = part.of_channels(features), part.of_channels(grad_maps)
+        kept, kept_scaled = (
+            part.of_channels(values.expand(batch, channels).unsqueeze(2)) for values in (mask, mask * scale)
+        )
+        part_nudges = part.channel_column(nudges)
+        dg = None if grad_scores is None else part.of_classes(grad_scores / positions)  # dg / P
+        dh = None if grad_diversity is None else part.of_classes(grad_diversity)
+        for block in part.blocks(
+            batch, _largest_block(features, part, _BACKWARD_SCRATCH, 1 if part.order == _IN_PLACE else 2)
+        ):
+            x_block, out_block = maps[block], out_maps[block]
+            s = scratch("s", x_block.shape)
+            out = out_block if scratch.fits(out_block) else scratch("out", out_block.shape)
+            if dh is None:
+                out.zero_()
+            else:
+                torch.softmax(scratch.load(x_block), part.position_dim, out=s)
+                part.winners(s, scratch, out=out).mul_(dh[block])  # dh · [W_h = j]
+                torch.ops.aten._softmax_backward_data(out, s, part.position_dim, dtype, grad_input=out)
+            if dg is not None:
+                torch.mul(scratch.load(x_block), kept_scaled[block], out=s).add_(part_nudges)
+                exact_values = partial(_load_and_mask, x_block, kept[block], scratch)
+                winners = part.winners(s, scratch, out=s, exact_values=exact_values)
+                out.addcmul_(winners, dg[block] * kept[block])  # dg / P · M_j · [W_g = j]
+            if out is not out_block:
+                out_block.copy_(out)
+        part.put_channels(grad_maps, out_maps)
+    return grad.copy_(grad_maps.view(grad.shape)) if layout_is_odd else grad
+
+
+def working_dtype(features: Tensor) -> torch.dtype:
+    """The dtype that is computed in, and that g and h have: float32, or float64 for float64."""
+    return torch.promote_types(features.dtype, torch.float32)
+
+
+class _Part:
+    """The classes of one size ξ, n of them, seen as [B, n, ξ, P] with the dimensions permuted by ``order``."""
+
+    def __init__(
+        self, size: int, classes: Sequence[int], first_channels: Sequence[int], order: tuple[int, ...]
+    ) -> None:
+        self.size = size
+        self.num_classes = len(classes)
+        self.order = order
+        self.inverse_order = [order.index(dim) for dim in range(4)]
+        self.sample_dim, self.class_dim, self.channel_dim, self.position_dim = self.inverse_order
+        self.reduced_dims = (self.channel_dim, self.position_dim)
+        self.classes: slice | Tensor  # among C
+        self.channels: slice | Tensor  # among N, class after class
+        if isinstance(classes, range):  # neighbours
+            self.classes = slice(classes[0], classes[-1] + 1)
+            self.channels = slice(first_channels[0], first_channels[-1] + size)
+        else:
+            self.classes = torch.tensor(classes)
+            self.channels = (torch.tensor(first_channels).unsqueeze(1) + torch.arange(size)).flatten()
+
+    def of_channels(self, values: Tensor) -> Tensor:
+        """(B, N, P) as [B, n, ξ, P], permuted: a view where the classes are neighbours, else a copy."""
+        values = values[:, self.channels]
+        return values.view(values.shape[0], self.num_classes, self.size, values.shape[2]).permute(self.order)
+
+    def of_classes(self, values: Tensor) -> Tensor:
+        """(B, C) as [B, n, 1, 1], permuted: a view where the classes are neighbours, else a copy."""
+        return values[:, self.classes, None, None].permute(self.order)
+
+    def put_channels(self, target: Tensor, values: Tensor) -> None:
+        """Write what `of_channels` gave back into its (B, N, P) tensor, where it is a copy."""
+        if isinstance(self.channels, Tensor):
+            target[:, self.channels] = values.permute(self.inverse_order).flatten(1, 2)
+
+    def put_classes(self, target: Tensor, values: Tensor) -> None:
+        """Write what `of_classes` gave back into its (B, C) tensor, where it is a copy."""
+        if isinstance(self.classes, Tensor):
+            target[:, self.classes] = values.permute(self.inverse_order).flatten(1)
+
+    def channel_column(self, values: Tensor) -> Tensor:
+        """The first ξ values, one for each channel of a class, to be broadcast over everything else."""
+        shape = [1] * 4
+        shape[self.channel_dim] = self.size
+        return values[: self.size].view(shape)
+
+    def blocks(self, batch: int, largest: float) -> Iterator[tuple[slice, ...]]:
+        """Indices that cut the part into pieces of at most ``largest`` groups, and never into pieces of a group."""
+        if self.order == _COPIED:  # where it does not matter how a piece lies: all samples of some of the classes
+            sample_step = _even_step(batch, largest)
+            class_step = _even_step(self.num_classes, largest / sample_step)
+        else:
+            class_step = _even_step(self.num_classes, largest)
+            sample_step = _even_step(batch, largest / class_step)
+        index = [slice(None)] * 4
+        for sample in range(0, batch, sample_step):
+            index[self.sample_dim] = slice(sample, sample + sample_step)
+            for first_class in range(0, self.num_classes, class_step):
+                index[self.class_dim] = slice(first_class, first_class + class_step)
+                yield tuple(index)
+
+    def maximum(self, values: Tensor, scratch: _Scratch) -> Tensor:
+        """Cross-channel max pooling (CCMP), the channel dimension kept."""
+        shape = list(values.shape)
+        shape[self.channel_dim] = 1
+        return torch.amax(values, self.channel_dim, keepdim=True, out=scratch("maximum", tuple(shape)))
+
+    def winners(
+        self, values: Tensor, scratch: _Scratch, out: Tensor, exact_values: Callable[[], Tensor] | None = None
+    ) -> Tensor:
+        """1 where a channel is the maximum of its group, the first of equals; 0 elsewhere.
+
+        Args:
+            values: a block; NaN wins over everything.
+            scratch: buffers.
+            out: where the result goes; may be ``values``.
+            exact_values: gives the values themselves, where those handed over are nudged and may overflow.
+        """
+        maximum = self.maximum(values, scratch)
+        if values.device.type != "cpu" or not math.isfinite(maximum.sum().item()):
+            values = values if exact_values is None else exact_values()
+            index = values.max(self.channel_dim, keepdim=True).indices
+            return out.zero_().scatter_(self.channel_dim, index, 1.0)
+        torch.eq(values, maximum, out=out)
+        if out.sum().item() != maximum.numel():  # somewhere several are equal
+            out *= self.channel_column(torch.arange(self.size, 0, -1, dtype=out.dtype))
+            torch.eq(out, self.maximum(out, scratch), out=out)
+        return out
+
+
+class _Scratch:
+    """Buffers by name, used again for each block."""
+
+    def __init__(self, features: Tensor, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self._empty = features.new_empty(0, dtype=dtype)
+        self._buffers: dict[str, Tensor] = {}
+        self._views: dict[tuple[str, tuple[int, ...]], Tensor] = {}
+
+    def __call__(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """A contiguous tensor of this shape, whose values may be anything."""
+        view = self._views.get((name, shape))
+        if view is None:
+            length = math.prod(shape)
+            buffer = self._buffers.get(name, self._empty)
+            if buffer.numel() < length:
+                buffer = self._buffers[name] = self._empty.new_empty(length)
+                self._views = {key: view for key, view in self._views.items() if key[0] != name}
+            view = self._views[name, shape] = buffer[:length].view(shape)
+        return view
+
+    def fits(self, block: Tensor) -> bool:
+        """Whether a block can be worked on where it is."""
+        return block.dtype == self.dtype and block.is_contiguous()
+
+    def load(self, block: Tensor) -> Tensor:
+        """The block, contiguous and in the working dtype: itself if it is so already, else a copy in the buffer "s"."""
+        return block if self.fits(block) else self("s", block.shape).copy_(block)
+
+
+def _load_and_mask(block: Tensor, kept: Tensor, scratch: _Scratch) -> Tensor:
+    """M·F of a block, in the buffer "s"."""
+    return torch.mul(scratch.load(block), kept, out=scratch("s", block.shape))
+
+
+def _parts(features: Tensor, runs: Sequence[int]) -> list[_Part]:
+    """The classes of (B, N, P) features, size by size, in the order of dimensions that suits their layout."""
+    order = _COPIED
+    if features.stride(1) == 1 and features.shape[1] > 1 and features.shape[2] > 1:
+        order = _CHANNELS_LAST
+    elif features.is_contiguous() and features.dtype == working_dtype(features) and features.shape[2] >= 64:
+        order = _IN_PLACE
+    return [_Part(*classes_of_a_size, order) for classes_of_a_size in _classes_by_size(tuple(runs))]
+
+
+def _largest_block(features: Tensor, part: _Part, scratch_fraction: float, buffers: int) -> float:
+    """Groups of a part in a block, at most; below 1 for a group that is larger than the cache."""
+    if features.device.type != "cpu":
+        return math.inf
+    affordable = scratch_fraction * features.numel() * features.element_size() / (buffers + 1 / part.size)
+    block_bytes = min(_BLOCK_BYTES, max(_SMALLEST_BLOCK_BYTES, affordable))
+    return block_bytes / (part.size * features.shape[2] * working_dtype(features).itemsize)
+
+
+def _even_step(length: int, largest: float) -> int:
+    """The step that cuts ``length`` into the fewest parts of at most ``largest``, and these evenly."""
+    parts = math.ceil(length / max(1, math.floor(min(largest, length))))
+    return math.ceil(length / parts)
+
+
+@lru_cache(maxsize=64)
+def _classes_by_size(runs: tuple[int, ...]) -> list[tuple[int, Sequence[int], Sequence[int]]]:
+    """For each size: the classes that have it and their first channels, as ranges where they are neighbours."""
+    found: dict[int, tuple[list[range], list[range]]] = {}
+    first_class = first_channel = 0
+    for classes, size in zip(runs[::2], runs[1::2], strict=True):
+        class_ranges, channel_ranges = found.setdefault(size, ([], []))
+        class_ranges.append(range(first_class, first_class + classes))
+        channel_ranges.append(range(first_channel, first_channel + classes * size, size))
+        first_class += classes
+        first_channel += classes * size
+
+    def joined(ranges: list[range]) -> Sequence[int]:
+        return ranges[0] if len(ranges) == 1 else list(chain.from_iterable(ranges))
+
+    return [(size, joined(class_ranges), joined(channels)) for size, (class_ranges, channels) in found.items()]
+
+
+def _tie_breakers(size: int, dtype: torch.dtype, device: torch.device) -> tuple[float, Tensor]:
+    """What makes the first of several zeros the largest, and keeps the order of all other values as it is.
+
+    Zeros are the usual tie: masked channels, and those that a ReLU silenced. Multiplied by the scale, a power of two,
+    no two different values are nearer than 2^20 times the smallest normal number; the nudges, (size,), are a few of
+    these, largest for the first channel.
+    """
+    info = torch.finfo(dtype)
+    return 2.0**20 / info.eps, torch.arange(size, 0, -1, dtype=dtype, device=device) * info.tiny

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, wraps
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, cast
 
 import torch
 from torch.utils._python_dispatch import _get_current_dispatch_mode
@@ -21,7 +21,7 @@ def values_are_readable() -> bool:
 def once_per_device(make: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
     """Decorate a function of hashable arguments that makes tensors, so that it runs once and a step copies nothing.
 
-    `torch.compile` takes the result as a constant. Fake tensors are made anew each time, so as not to outlive their mode.
+    `torch.compile` takes the result as a constant. Fake tensors are made anew each time: none may outlive its mode.
     """
 
     def make_ordinary(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
@@ -29,7 +29,7 @@ def once_per_device(make: Callable[Parameters, Result]) -> Callable[Parameters, 
             return make(*args, **kwargs)
 
     # Typed, since 1 and 1.0 are equal and can mean different things.
-    cached: Callable[Parameters, Result] = lru_cache(maxsize=64, typed=True)(make_ordinary)
+    cached = cast("Callable[Parameters, Result]", lru_cache(maxsize=64, typed=True)(make_ordinary))
 
     @wraps(make)
     def table(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:

@@ -1,12 +1,16 @@
-"""The published convention for groups of one size, computed the way the published code computes it.
+"""The published convention, computed the way the published code computes it.
 
 The pooling across channels is a `max_pool2d` whose window runs over the channels, with the channels transposed into
 the last dimension before and back after; of equal values the first channel of the window wins and takes the whole
-gradient. Written anew from the behaviour of the authors' code, https://github.com/PRIS-CV/Mutual-Channel-Loss.
+gradient. The published code knows groups of one size only; `ragged_loss` applies its pooling to each size in turn.
+Written anew from the behaviour of the authors' code, https://github.com/PRIS-CV/Mutual-Channel-Loss.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, cross_entropy, max_pool2d, softmax
 
@@ -17,30 +21,18 @@ def pool_channels(maps: Tensor, channels_per_class: int) -> Tensor:
     return max_pool2d(maps.transpose(1, 3), window, stride=window).transpose(1, 3)
 
 
-def components(
-    features: Tensor, targets: Tensor, channels_per_class: int, mask: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """L_dis and the published diversity component 1 − mean h/ξ.
+def class_scores(features: Tensor, channels_per_class: int, mask: Tensor | None) -> Tensor:
+    """g, (B, C), of features (B, C·ξ, H, W) and a mask (C·ξ,) of 0 and 1 that the batch shares; None keeps all."""
+    attended = features if mask is None else features * mask.view(1, -1, 1, 1)
+    return avg_pool2d(pool_channels(attended, channels_per_class), kernel_size=features.shape[2:]).flatten(1)
 
-    Args:
-        features: (B, C·ξ, H, W).
-        targets: (B,) class indices.
-        channels_per_class: ξ.
-        mask: (C·ξ,) of 0 and 1, shared by the batch; None keeps every channel.
 
-    Returns:
-        L_dis and 1 − mean h/ξ, two scalars.
-    """
+def diversity_fractions(features: Tensor, channels_per_class: int) -> Tensor:
+    """h/ξ, (B, C), of features (B, C·ξ, H, W)."""
     batch, channels, height, width = features.shape
     attention = softmax(features.reshape(batch, channels, height * width), dim=2)
     attention = pool_channels(attention.reshape(batch, channels, height, width), channels_per_class)
-    attention = attention.reshape(batch, -1, height * width)
-    diversity = 1.0 - attention.sum(dim=2).mean() / channels_per_class
-
-    attended = features if mask is None else features * mask.view(1, channels, 1, 1)
-    attended = pool_channels(attended, channels_per_class)
-    scores = avg_pool2d(attended, kernel_size=(height, width)).flatten(1)
-    return cross_entropy(scores, targets), diversity
+    return attention.flatten(2).sum(dim=2) / channels_per_class
 
 
 def loss(
@@ -51,6 +43,35 @@ def loss(
     alpha: float = 1.5,
     beta: float = 20.0,
 ) -> Tensor:
-    """α·L_dis + β·(1 − mean h/ξ), with the published weights of the training from scratch."""
-    discriminality, diversity = components(features, targets, channels_per_class, mask)
+    """α·L_dis + β·(1 − mean h/ξ), with the published weights of the training from scratch.
+
+    Args:
+        features: (B, C·ξ, H, W).
+        targets: (B,) class indices.
+        channels_per_class: ξ.
+        mask: (C·ξ,) of 0 and 1; None keeps every channel.
+        alpha, beta: the weights.
+    """
+    discriminality = cross_entropy(class_scores(features, channels_per_class, mask), targets)
+    diversity = 1 - diversity_fractions(features, channels_per_class).mean()
     return alpha * discriminality + beta * diversity
+
+
+def ragged_loss(
+    features: Tensor,
+    targets: Tensor,
+    runs: Sequence[tuple[int, int]],
+    mask: Tensor | None = None,
+    alpha: float = 1.5,
+    beta: float = 20.0,
+) -> Tensor:
+    """The same for groups of several sizes, size after size; ``runs`` holds (number of classes, channels of each)."""
+    scores, fractions = [], []
+    first = 0
+    for classes, size in runs:
+        own = slice(first, first + classes * size)
+        scores.append(class_scores(features[:, own], size, None if mask is None else mask[own]))
+        fractions.append(diversity_fractions(features[:, own], size))
+        first += classes * size
+    discriminality = cross_entropy(torch.cat(scores, dim=1), targets)
+    return alpha * discriminality + beta * (1 - torch.cat(fractions, dim=1).mean())
