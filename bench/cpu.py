@@ -106,14 +106,15 @@ def check(loss: Loss, case: Case, features: Tensor, targets: Tensor, mask: Tenso
 
     value, grad = step(loss, features, targets, mask, case.groups)
     true_value, true_grad = step(oracle, features.double(), targets, mask, case.groups)
-    # Where two channels of a group are equal but for rounding, the winner is a matter of the dtype: such positions
-    # are few, and everywhere else the gradient has to agree.
+    # Where two channels of a group are equal but for rounding, the winner, and with it both channels' gradient, is a
+    # matter of the dtype: such channels are few, and all others have to agree.
     tolerance = 64 * torch.finfo(case.dtype).eps
-    is_off = (grad - true_grad).abs() > tolerance * true_grad.abs() + tolerance * true_grad.abs().max()
+    is_off = (grad - true_grad).abs() > tolerance * (true_grad.abs() + true_grad.abs().max())
+    channels_off = is_off.flatten(2).any(dim=2).double().mean().item()
     if not torch.allclose(value.double(), true_value, rtol=tolerance):
         return f"loss {value.item():.6g}, oracle {true_value.item():.6g}"
-    if is_off.double().mean() > (1e-5 if case.dtype == torch.float32 else 1e-2):
-        return f"gradient differs from the oracle's in {is_off.sum().item()} of {is_off.numel()} places"
+    if channels_off > 1e-3:
+        return f"gradient differs from the oracle's in {channels_off:.2%} of the channels"
     return None
 
 

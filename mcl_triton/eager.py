@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
-from itertools import chain
+from itertools import chain, repeat
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,19 +43,20 @@ def forward(features: Tensor, runs: Sequence[int], mask: Tensor | None) -> tuple
     dtype = working_dtype(features)
     scores = features.new_empty(batch, sum(runs[::2]), dtype=dtype)
     diversity = torch.empty_like(scores)
-    scratch = _Scratch(features, dtype)
-    for part in _parts(features, runs):
-        maps = part.of_channels(features)
-        kept = None if mask is None else part.of_channels(mask.expand(batch, channels).unsqueeze(2))
+    order = _order(features)
+    scratch = _Scratch(features, runs, _FORWARD_SCRATCH, buffers=1)
+    for part in _parts(runs, order):
         g, h = part.of_classes(scores), part.of_classes(diversity)
-        for block in part.blocks(batch, _largest_block(features, part, _FORWARD_SCRATCH, 1)):
-            x = scratch.load(maps[block])
-            s = torch.softmax(x, part.position_dim, out=scratch("s", x.shape))
-            torch.sum(part.maximum(s, scratch), part.reduced_dims, keepdim=True, out=h[block])  # CCMP, sum
-            x = scratch.load(maps[block])
-            if kept is not None:
-                x = torch.mul(x, kept[block], out=s)  # CWA: M·F
-            torch.mean(part.maximum(x, scratch), part.reduced_dims, keepdim=True, out=g[block])  # CCMP, GAP
+        kept = None if mask is None else part.of_channels(mask.expand(batch, channels).unsqueeze(2))
+        for maps_block, kept_block, g_block, h_block in part.blocks(scratch, part.of_channels(features), kept, g, h):
+            s = scratch("s", maps_block.shape)
+            torch.softmax(scratch.load(maps_block), part.position_dim, out=s)
+            torch.sum(part.maximum(s), part.reduced_dims, keepdim=True, out=h_block)  # CCMP, sum
+            attended = scratch.load(maps_block)
+            if mask is not None:
+                torch.mul(attended, kept_block, out=s)  # CWA: M·F
+                attended = s
+            torch.mean(part.maximum(attended), part.reduced_dims, keepdim=True, out=g_block)  # CCMP, GAP
         part.put_classes(scores, g)
         part.put_classes(diversity, h)
     return scores, diversity
@@ -88,34 +90,33 @@ def backward(
     features = features.flatten(2)
     batch, channels, positions = features.shape
     dtype = working_dtype(features)
-    scratch = _Scratch(features, dtype)
+    order = _order(features)
+    scratch = _Scratch(features, runs, _BACKWARD_SCRATCH, buffers=1 if order == _IN_PLACE else 2)
     mask = features.new_ones(channels, dtype=dtype) if mask is None else mask
     scale, nudges = _tie_breakers(max(runs[1::2]), dtype, features.device)
-    for part in _parts(features, runs):
-        maps, out_maps = part.of_channels(features), part.of_channels(grad_maps)
+    for part in _parts(runs, order):
+        out_maps = part.of_channels(grad_maps)
         kept, kept_scaled = (
             part.of_channels(values.expand(batch, channels).unsqueeze(2)) for values in (mask, mask * scale)
         )
-        part_nudges = part.channel_column(nudges)
         dg = None if grad_scores is None else part.of_classes(grad_scores / positions)  # dg / P
         dh = None if grad_diversity is None else part.of_classes(grad_diversity)
-        for block in part.blocks(
-            batch, _largest_block(features, part, _BACKWARD_SCRATCH, 1 if part.order == _IN_PLACE else 2)
+        part_nudges = part.channel_column(nudges)
+        for maps_block, out_block, kept_block, kept_scaled_block, dg_block, dh_block in part.blocks(
+            scratch, part.of_channels(features), out_maps, kept, kept_scaled, dg, dh
         ):
-            x_block, out_block = maps[block], out_maps[block]
-            s = scratch("s", x_block.shape)
-            out = out_block if scratch.fits(out_block) else scratch("out", out_block.shape)
-            if dh is None:
+            s = scratch("s", maps_block.shape)
+            out = out_block if scratch.fits(out_block) else scratch("out", maps_block.shape)
+            if grad_diversity is None:
                 out.zero_()
             else:
-                torch.softmax(scratch.load(x_block), part.position_dim, out=s)
-                part.winners(s, scratch, out=out).mul_(dh[block])  # dh · [W_h = j]
+                torch.softmax(scratch.load(maps_block), part.position_dim, out=s)
+                part.winners(s, out=out).mul_(dh_block)  # dh · [W_h = j]
                 torch.ops.aten._softmax_backward_data(out, s, part.position_dim, dtype, grad_input=out)
-            if dg is not None:
-                torch.mul(scratch.load(x_block), kept_scaled[block], out=s).add_(part_nudges)
-                exact_values = partial(_load_and_mask, x_block, kept[block], scratch)
-                winners = part.winners(s, scratch, out=s, exact_values=exact_values)
-                out.addcmul_(winners, dg[block] * kept[block])  # dg / P · M_j · [W_g = j]
+            if grad_scores is not None:
+                torch.mul(scratch.load(maps_block), kept_scaled_block, out=s).add_(part_nudges)
+                winners = part.winners(s, out=s, exact_values=partial(scratch.load_masked, maps_block, kept_block))
+                out.addcmul_(winners, dg_block * kept_block)  # dg / P · M_j · [W_g = j]
             if out is not out_block:
                 out_block.copy_(out)
         part.put_channels(grad_maps, out_maps)
@@ -173,39 +174,39 @@ class _Part:
         shape[self.channel_dim] = self.size
         return values[: self.size].view(shape)
 
-    def blocks(self, batch: int, largest: float) -> Iterator[tuple[slice, ...]]:
-        """Indices that cut the part into pieces of at most ``largest`` groups, and never into pieces of a group."""
-        if self.order == _COPIED:  # where it does not matter how a piece lies: all samples of some of the classes
-            sample_step = _even_step(batch, largest)
-            class_step = _even_step(self.num_classes, largest / sample_step)
+    def blocks(self, scratch: _Scratch, maps: Tensor, *others: Tensor | None) -> Iterator[tuple[Any, ...]]:
+        """Cut what `of_channels` and `of_classes` gave into blocks of whole groups that fit the scratch memory."""
+        batch = maps.shape[self.sample_dim]
+        groups = scratch.block_elements / (self.size * maps.shape[self.position_dim])
+        if self.order == _COPIED:  # where it does not matter how a block lies: all samples of some of the classes
+            sample_step = _even_step(batch, groups)
+            class_step = _even_step(self.num_classes, groups / sample_step)
         else:
-            class_step = _even_step(self.num_classes, largest)
-            sample_step = _even_step(batch, largest / class_step)
-        index = [slice(None)] * 4
-        for sample in range(0, batch, sample_step):
-            index[self.sample_dim] = slice(sample, sample + sample_step)
-            for first_class in range(0, self.num_classes, class_step):
-                index[self.class_dim] = slice(first_class, first_class + class_step)
-                yield tuple(index)
+            class_step = _even_step(self.num_classes, groups)
+            sample_step = _even_step(batch, groups / class_step)
 
-    def maximum(self, values: Tensor, scratch: _Scratch) -> Tensor:
+        def cut(values: Tensor | None) -> Iterator[Tensor | None]:
+            if values is None:
+                yield from repeat(None)
+            else:
+                for samples in torch.split(values, sample_step, self.sample_dim):
+                    yield from torch.split(samples, class_step, self.class_dim)
+
+        return zip(cut(maps), *map(cut, others), strict=False)  # an absent one goes on for ever
+
+    def maximum(self, values: Tensor) -> Tensor:
         """Cross-channel max pooling (CCMP), the channel dimension kept."""
-        shape = list(values.shape)
-        shape[self.channel_dim] = 1
-        return torch.amax(values, self.channel_dim, keepdim=True, out=scratch("maximum", tuple(shape)))
+        return values.amax(self.channel_dim, keepdim=True)
 
-    def winners(
-        self, values: Tensor, scratch: _Scratch, out: Tensor, exact_values: Callable[[], Tensor] | None = None
-    ) -> Tensor:
+    def winners(self, values: Tensor, out: Tensor, exact_values: Callable[[], Tensor] | None = None) -> Tensor:
         """1 where a channel is the maximum of its group, the first of equals; 0 elsewhere.
 
         Args:
             values: a block; NaN wins over everything.
-            scratch: buffers.
             out: where the result goes; may be ``values``.
             exact_values: gives the values themselves, where those handed over are nudged and may overflow.
         """
-        maximum = self.maximum(values, scratch)
+        maximum = self.maximum(values)
         if values.device.type != "cpu" or not math.isfinite(maximum.sum().item()):
             values = values if exact_values is None else exact_values()
             index = values.max(self.channel_dim, keepdim=True).indices
@@ -213,30 +214,34 @@ class _Part:
         torch.eq(values, maximum, out=out)
         if out.sum().item() != maximum.numel():  # somewhere several are equal
             out *= self.channel_column(torch.arange(self.size, 0, -1, dtype=out.dtype))
-            torch.eq(out, self.maximum(out, scratch), out=out)
+            torch.eq(out, self.maximum(out), out=out)
         return out
 
 
 class _Scratch:
-    """Buffers by name, used again for each block."""
+    """Buffers by name, used again for each block, and how large a block may be."""
 
-    def __init__(self, features: Tensor, dtype: torch.dtype) -> None:
-        self.dtype = dtype
-        self._empty = features.new_empty(0, dtype=dtype)
+    def __init__(self, features: Tensor, runs: Sequence[int], fraction: float, buffers: int) -> None:
+        """Take at most a fraction of the features' bytes for some buffers of a block, and the maximum over a group."""
+        self.dtype = working_dtype(features)
+        self.block_elements = math.inf
+        if features.device.type == "cpu":
+            per_class = (
+                3 * features.shape[0] * sum(runs[::2]) * self.dtype.itemsize
+            )  # results, and what is made of them
+            affordable = (fraction * features.nbytes - per_class) / (buffers + 1 / min(runs[1::2]))
+            self.block_elements = min(_BLOCK_BYTES, max(_SMALLEST_BLOCK_BYTES, affordable)) // self.dtype.itemsize
+        self._empty = features.new_empty(0, dtype=self.dtype)
         self._buffers: dict[str, Tensor] = {}
-        self._views: dict[tuple[str, tuple[int, ...]], Tensor] = {}
 
     def __call__(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """A contiguous tensor of this shape, whose values may be anything."""
-        view = self._views.get((name, shape))
-        if view is None:
-            length = math.prod(shape)
-            buffer = self._buffers.get(name, self._empty)
-            if buffer.numel() < length:
-                buffer = self._buffers[name] = self._empty.new_empty(length)
-                self._views = {key: view for key, view in self._views.items() if key[0] != name}
-            view = self._views[name, shape] = buffer[:length].view(shape)
-        return view
+        length = math.prod(shape)
+        buffer = self._buffers.get(name, self._empty)
+        if buffer.numel() < length:
+            capacity = length if self.block_elements == math.inf else max(length, int(self.block_elements))
+            buffer = self._buffers[name] = self._empty.new_empty(capacity)
+        return buffer[:length].view(shape)
 
     def fits(self, block: Tensor) -> bool:
         """Whether a block can be worked on where it is."""
@@ -246,29 +251,23 @@ class _Scratch:
         """The block, contiguous and in the working dtype: itself if it is so already, else a copy in the buffer "s"."""
         return block if self.fits(block) else self("s", block.shape).copy_(block)
 
+    def load_masked(self, block: Tensor, kept: Tensor) -> Tensor:
+        """M·F of a block, in the buffer "s"."""
+        return torch.mul(self.load(block), kept, out=self("s", block.shape))
 
-def _load_and_mask(block: Tensor, kept: Tensor, scratch: _Scratch) -> Tensor:
-    """M·F of a block, in the buffer "s"."""
-    return torch.mul(scratch.load(block), kept, out=scratch("s", block.shape))
 
-
-def _parts(features: Tensor, runs: Sequence[int]) -> list[_Part]:
-    """The classes of (B, N, P) features, size by size, in the order of dimensions that suits their layout."""
-    order = _COPIED
+def _order(features: Tensor) -> tuple[int, int, int, int]:
+    """The order of dimensions that suits the layout of (B, N, P) features."""
     if features.stride(1) == 1 and features.shape[1] > 1 and features.shape[2] > 1:
-        order = _CHANNELS_LAST
-    elif features.is_contiguous() and features.dtype == working_dtype(features) and features.shape[2] >= 64:
-        order = _IN_PLACE
+        return _CHANNELS_LAST
+    if features.is_contiguous() and features.dtype == working_dtype(features) and features.shape[2] >= 64:
+        return _IN_PLACE
+    return _COPIED
+
+
+def _parts(runs: Sequence[int], order: tuple[int, ...]) -> list[_Part]:
+    """The classes, size by size."""
     return [_Part(*classes_of_a_size, order) for classes_of_a_size in _classes_by_size(tuple(runs))]
-
-
-def _largest_block(features: Tensor, part: _Part, scratch_fraction: float, buffers: int) -> float:
-    """Groups of a part in a block, at most; below 1 for a group that is larger than the cache."""
-    if features.device.type != "cpu":
-        return math.inf
-    affordable = scratch_fraction * features.numel() * features.element_size() / (buffers + 1 / part.size)
-    block_bytes = min(_BLOCK_BYTES, max(_SMALLEST_BLOCK_BYTES, affordable))
-    return block_bytes / (part.size * features.shape[2] * working_dtype(features).itemsize)
 
 
 def _even_step(length: int, largest: float) -> int:

@@ -1,0 +1,239 @@
+"""Cross-entropy with and without MC-Loss, on real faces, from the same seeds: ``python -m reference.demo``."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, wait
+from dataclasses import asdict, replace
+from multiprocessing import get_context
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
+from threading import RLock
+
+import torch
+from tqdm import tqdm
+
+from . import checkpoint
+from .environment import environment, usable_cores
+from .faces import NUM_PEOPLE, PHOTOS_PER_PERSON
+from .network import MCNetwork
+from .settings import Settings, add_arguments, from_arguments
+from .train import CHECKPOINT, DivergedError, Row, build_network, load_data, saved_settings, train
+
+Runs = dict[str, dict[int, list[Row]]]
+"""The rows of every run, by loss and seed."""
+
+CROSS_ENTROPY, MC_LOSS = "cross-entropy", "cross-entropy + MC-Loss"
+
+MEASURES = {
+    # column of the metrics: heading, scale, format
+    "test_accuracy": ("accuracy %", 100, ".1f"),
+    "test_discriminality": ("L_dis", 1, ".2f"),
+    "test_diversity": ("L_div", 1, ".2f"),
+    "test_diversity_fraction": ("L_div / ξ", 1, ".2f"),
+    "seconds": ("seconds", 1, ".0f"),
+}
+
+PICTURED_EVERY = 8  # people
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train, compare and draw; returns the exit status."""
+    started = time.perf_counter()
+    parser = argparse.ArgumentParser(
+        prog="python -m reference.demo",
+        description="Train on the ORL faces by cross-entropy, with and without MC-Loss, and compare.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add_arguments(parser, without=("seed",))
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], metavar="SEED", help="each is a run of either loss"
+    )
+    parser.add_argument("--folder", type=Path, default=Path("runs/demo"), help="where everything goes")
+    parser.add_argument("--figures", type=Path, metavar="FOLDER", help="where the pictures go, if elsewhere")
+    parser.add_argument("--processes", type=int, default=usable_cores(), help="runs at the same time")
+    options = parser.parse_args(arguments)
+    try:
+        recipe = from_arguments(options)
+        if not any(recipe.weights):
+            raise ValueError("weights 0 0 leave no MC-Loss to compare cross-entropy with.")
+        if len(set(options.seeds)) < len(options.seeds):
+            raise ValueError(f"seeds must differ; got {options.seeds}.")
+        if options.processes < 1:
+            raise ValueError(f"processes must be at least 1; got {options.processes}.")
+    except ValueError as error:
+        parser.error(str(error))
+
+    try:
+        runs = train_all(recipe, options.seeds, options.folder, options.processes)
+    except KeyboardInterrupt:
+        print("\nstopped.", file=sys.stderr)
+        return 130
+    except (ValueError, FileNotFoundError, DivergedError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(describe(recipe, options.seeds))
+    print(table(runs))
+    write_results(options.folder, recipe, runs)
+    figures = draw(options.figures or options.folder, options.folder, recipe, runs)
+    print(f"\npictures: {', '.join(map(str, figures))}")
+    print(f"numbers:  {options.folder / 'results.csv'}, {options.folder / 'results.json'}")
+    print(f"runs:     {options.folder}/*/, each with its checkpoint and its metrics")
+    print(f"{time.perf_counter() - started:.0f} seconds in all")
+    return 0
+
+
+def run_folder(folder: Path, loss: str, seed: int) -> Path:
+    """Where one run is written: for instance ``runs/demo/mc-loss-seed0``."""
+    return folder / f"{'mc-loss' if loss == MC_LOSS else loss}-seed{seed}"
+
+
+def train_all(recipe: Settings, seeds: Sequence[int], folder: Path, processes: int) -> Runs:
+    """Train with either loss from every seed, several runs at a time."""
+    jobs = {
+        (loss, seed): (replace(recipe, weights=weights, seed=seed), run_folder(folder, loss, seed))
+        for seed in seeds
+        for loss, weights in ((CROSS_ENTROPY, (0.0, 0.0)), (MC_LOSS, recipe.weights))
+    }
+    context = get_context("spawn")
+    epochs: SimpleQueue[int] = context.SimpleQueue()
+    with (
+        ProcessPoolExecutor(min(processes, len(jobs)), context, _prepare_worker, (epochs,)) as executor,
+        tqdm(total=len(jobs) * recipe.epochs, unit="epoch", desc=f"training {len(jobs)} networks") as bar,
+    ):
+        futures = {key: executor.submit(_train_one, *job) for key, job in jobs.items()}
+        pending = set(futures.values())
+        try:
+            while pending:
+                done, pending = wait(pending, timeout=0.2)
+                for future in done:
+                    future.result()  # raises what the run raised
+                while not epochs.empty():
+                    bar.update(epochs.get())
+        except BaseException:
+            executor.shutdown(wait=False, cancel_futures=True)
+            raise
+    return {loss: {seed: futures[loss, seed].result() for seed in seeds} for loss in (CROSS_ENTROPY, MC_LOSS)}
+
+
+_epochs: SimpleQueue[int]  # of a process that trains: a message for each finished epoch
+
+
+def _prepare_worker(epochs: SimpleQueue[int]) -> None:
+    global _epochs
+    _epochs = epochs  # a queue reaches a process only when that starts
+    tqdm.set_lock(RLock())  # its own is shared among processes, and would outlive one that ends by os._exit
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # Ctrl-C reaches every process; the first one reports it
+
+
+def _train_one(settings: Settings, folder: Path) -> list[Row]:
+    return train(
+        build_network(settings),
+        *load_data(settings),
+        settings,
+        folder,
+        progress=False,
+        on_epoch=lambda _: _epochs.put(1),
+    )
+
+
+def describe(recipe: Settings, seeds: Sequence[int]) -> str:
+    """What was run on what."""
+    on = environment()
+    train_photos, test_photos = recipe.training_photos, PHOTOS_PER_PERSON - recipe.training_photos
+    alpha, beta = recipe.weights
+    return (
+        f"\n{on['cpu']}, {on['cores']} cores; Python {on['python']}, torch {on['torch']}\n"
+        f"ORL faces of AT&T Laboratories Cambridge, {NUM_PEOPLE} people: {train_photos} photographs of each to train "
+        f"on, {test_photos} to test\n"
+        f"{recipe.epochs} epochs; MC-Loss with α = {alpha:g}, β = {beta:g}, ξ = {recipe.channels_per_class}; "
+        f"seeds {' '.join(map(str, seeds))}\n"
+    )
+
+
+def table(runs: Runs) -> str:
+    """Every run after its last epoch: mean and standard deviation over the seeds, and the paired difference."""
+    differences = paired_differences(runs)
+    accuracy = [row["test_accuracy"] for row in differences]
+    higher, lower = sum(value > 0 for value in accuracy), sum(value < 0 for value in accuracy)
+    return "\n".join(
+        [
+            "loss".ljust(25) + "".join(heading.rjust(15) for heading, _, _ in MEASURES.values()),
+            *(loss.ljust(25) + _cells([of_run(rows) for rows in of.values()]) for loss, of in runs.items()),
+            "difference, same seed".ljust(25) + _cells(differences, sign="+"),
+            "",
+            "Test images after the last epoch, no channel masked; ± is the standard deviation over the seeds.",
+            f"Accuracy with MC-Loss is higher on {higher} of {len(accuracy)} seeds, lower on {lower}.",
+        ]
+    )
+
+
+def of_run(rows: list[Row]) -> Row:
+    """A run in one row: its last epoch, and the seconds of all of them."""
+    return {**rows[-1], "seconds": sum(row["seconds"] for row in rows)}
+
+
+def paired_differences(runs: Runs) -> list[Row]:
+    """For each seed, what the run with MC-Loss has more than the one without."""
+    pairs = [(of_run(runs[CROSS_ENTROPY][seed]), of_run(runs[MC_LOSS][seed])) for seed in runs[MC_LOSS]]
+    return [{name: with_mc[name] - without[name] for name in MEASURES} for without, with_mc in pairs]
+
+
+def _cells(rows: list[Row], sign: str = "") -> str:
+    cells = ""
+    for name, (_, scale, digits) in MEASURES.items():
+        mean, deviation = _mean_and_deviation([scale * row[name] for row in rows])
+        cell = format(mean, sign + digits)
+        cells += (cell if deviation is None else f"{cell} ± {deviation:{digits}}").rjust(15)
+    return cells
+
+
+def _mean_and_deviation(values: list[float]) -> tuple[float, float | None]:
+    """One value alone has no deviation."""
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def write_results(folder: Path, recipe: Settings, runs: Runs) -> None:
+    """``results.csv``, a line a run, and ``results.json``, the same with the recipe and what it ran on."""
+    results = [{"loss": loss, "seed": seed, **of_run(rows)} for loss, of in runs.items() for seed, rows in of.items()]
+    with open(folder / "results.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, results[0])
+        writer.writeheader()
+        writer.writerows(results)
+    content = {"environment": environment(), "recipe": asdict(recipe), "runs": results}
+    (folder / "results.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def draw(figures: Path, folder: Path, recipe: Settings, runs: Runs) -> list[Path]:
+    """Both pictures; the channels are those of the first seed, on the first test photograph of some people."""
+    from . import pictures  # here, so that the processes that train do not load matplotlib
+
+    curves, channels = figures / "demo_curves.png", figures / "demo_channels.png"
+    seed = next(iter(runs[MC_LOSS]))
+    networks = {loss: _trained(run_folder(folder, loss, seed)) for loss in runs}
+    pictures.draw_curves({loss: list(of.values()) for loss, of in runs.items()}, networks[MC_LOSS].groups, curves)
+
+    _, test_set = load_data(replace(recipe, seed=seed))
+    people = torch.arange(0, NUM_PEOPLE, PICTURED_EVERY)
+    first_photos = torch.searchsorted(test_set.people, people)
+    note = f"The first test photograph of every {PICTURED_EVERY}th person, seed {seed}."
+    pictures.draw_channels(networks, test_set.images[first_photos], people, note, channels)
+    return [curves, channels]
+
+
+def _trained(folder: Path) -> MCNetwork:
+    network = build_network(saved_settings(folder))
+    network.load_state_dict(checkpoint.load(folder / CHECKPOINT)["network"])
+    return network
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,386 @@
+"""Training: the data, the order, the resume, the checkpoints, the metrics, the command line."""
+
+import csv
+import json
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import Dataset, Subset
+
+from reference import checkpoint, faces, train
+from reference import loss as oracle
+from reference.batches import batches_of_epoch
+from reference.evaluate import evaluate
+from reference.settings import Settings
+
+SETTINGS = Settings(training_photos=1, epochs=2, batch_size=10, channels_per_class=2)  # 40 images, 4 steps an epoch
+COLUMNS = [
+    *("epoch", "step", "train_loss", "train_accuracy", "test_accuracy", "test_cross_entropy"),
+    *("test_discriminality", "test_diversity", "test_diversity_fraction", "seconds"),
+]
+
+
+def small_data(settings=SETTINGS):
+    train_set, test_set = faces.split(settings.training_photos, settings.seed)
+    return train_set, Subset(test_set, range(0, 360, 30))
+
+
+class Interrupted(Dataset):
+    """A data set that calls ``interrupt`` when its ``read``-th sample is read, counting from 0."""
+
+    def __init__(self, dataset, read, interrupt):
+        self.dataset, self.left, self.interrupt = dataset, read, interrupt
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        if self.left == 0:
+            self.interrupt()
+        self.left -= 1
+        return self.dataset[index]
+
+
+def press_ctrl_c():
+    signal.raise_signal(signal.SIGINT)
+
+
+def raise_keyboard_interrupt():
+    raise KeyboardInterrupt
+
+
+def fail():
+    raise OSError("the disk is gone")
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_raises():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "training left its handler"
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    """A run that nothing interrupts: its folder, its network and its rows."""
+    folder = tmp_path_factory.mktemp("whole")
+    network = train.build_network(SETTINGS)
+    rows = train.train(network, *small_data(), SETTINGS, folder, progress=False)
+    return folder, network, rows
+
+
+# The data
+
+
+def test_every_photograph_is_in_one_set_only():
+    train_set, test_set = faces.split(3, seed=5)
+    assert (len(train_set), len(test_set)) == (120, 280)
+    assert torch.equal(train_set.people.bincount(), torch.full((40,), 3))
+    assert torch.equal(test_set.people.bincount(), torch.full((40,), 7))
+    in_training, in_test = ({image.numpy().tobytes() for image in part.images} for part in (train_set, test_set))
+    assert (len(in_training), len(in_test)) == (120, 280)
+    assert not in_training & in_test
+
+
+def test_photographs_carry_the_number_of_their_person():
+    of_person = [{photo.numpy().tobytes() for photo in photos} for photos in faces.load_photos()]
+    for part in faces.split(4, seed=1):
+        assert all(
+            image.numpy().tobytes() in of_person[person] for image, person in zip(part.images, part.people, strict=True)
+        )
+    raw = np.asarray(Image.open(faces._folder() / "s10" / "3.pgm"), dtype=float)  # 112×92
+    halved = torch.from_numpy(raw.reshape(56, 2, 46, 2).mean(axis=(1, 3)) / 127.5 - 1)
+    torch.testing.assert_close(
+        faces.load_photos()[9, 2, 0], halved.float(), rtol=0, atol=1.01 / 127.5
+    )  # one grey level
+
+
+def test_the_split_follows_the_seed():
+    first, again, other = (faces.split(3, seed)[0].images for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_only_training_images_are_augmented():
+    train_set, test_set = faces.split(3, seed=0)
+    assert all(torch.equal(test_set[7][0], test_set.images[7]) for _ in range(5))
+    augmented = [train_set[7][0] for _ in range(20)]
+    assert {tuple(image.shape) for image in augmented} == {(1, 56, 46)}
+    assert len({image.numpy().tobytes() for image in augmented}) > 10
+
+
+def test_missing_faces_say_what_to_install(monkeypatch):
+    monkeypatch.setattr(faces, "find_spec", lambda name: None)
+    with pytest.raises(FileNotFoundError, match=r'pip install "mcl-triton\[train\]"'):
+        faces.load_photos.__wrapped__()
+
+
+# The order
+
+
+def read(*args, **kwargs):
+    return [(images, targets) for images, targets in batches_of_epoch(*args, **kwargs)]
+
+
+def test_an_epoch_visits_every_image_once_in_an_order_of_its_own():
+    numbers = list(range(23))
+    first, second = (torch.stack([torch.as_tensor(b) for b in batches_of_epoch(numbers, 5, 0, e)]) for e in (0, 1))
+    assert first.shape == (4, 5)  # the last three are left out
+    assert len(set(first.flatten().tolist())) == 20
+    assert not torch.equal(first, second)
+
+
+def test_skipped_batches_change_nothing_in_the_others():
+    train_set, _ = faces.split(1, seed=0)
+    whole = read(train_set, 10, 3, 7)
+    torch.manual_seed(1)
+    rest = read(train_set, 10, 3, 7, skip=2)
+    assert len(rest) == 2
+    for (images, targets), (expected_images, expected_targets) in zip(rest, whole[2:], strict=True):
+        assert torch.equal(images, expected_images)
+        assert torch.equal(targets, expected_targets)
+
+
+def test_augmentation_differs_between_epochs_and_seeds():
+    train_set, _ = faces.split(1, seed=0)
+
+    def images_in_order(seed, epoch):
+        batches = read(train_set, 40, seed, epoch)
+        images, targets = batches[0]
+        return images[targets.argsort()]
+
+    reference = images_in_order(0, 0)
+    for seed, epoch in ((0, 1), (1, 0)):
+        differs = (images_in_order(seed, epoch) != reference).flatten(1).any(dim=1)
+        assert differs.sum() > 30
+
+
+# Interrupted and resumed
+
+
+@pytest.mark.parametrize(
+    ("interrupt", "read"),
+    [
+        *((press_ctrl_c, 0), (press_ctrl_c, 15), (press_ctrl_c, 39), (press_ctrl_c, 79)),
+        *((raise_keyboard_interrupt, 0), (raise_keyboard_interrupt, 55), (fail, 45)),
+    ],
+)
+def test_an_interrupted_run_ends_in_the_same_weights(whole_run, tmp_path, interrupt, read):
+    _, expected, expected_rows = whole_run
+    train_set, test_set = small_data()
+    interrupted = train.build_network(SETTINGS)
+    with pytest.raises((KeyboardInterrupt, OSError)):
+        train.train(interrupted, Interrupted(train_set, read, interrupt), test_set, SETTINGS, tmp_path, progress=False)
+    saved = checkpoint.load(tmp_path / "checkpoint.pt")
+    # Ctrl-C lets the step finish; anything else goes back to the start of the epoch.
+    assert saved["step"] == (read // 10 + 1 if interrupt is press_ctrl_c else read // 40 * 4)
+
+    torch.manual_seed(1234)  # a new process knows nothing of the old one's random numbers
+    network = train.build_network(replace(SETTINGS, seed=99))
+    rows = train.train(network, train_set, test_set, SETTINGS, tmp_path, resume=True, progress=False)
+    resumed, whole = network.state_dict(), expected.state_dict()
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+    assert [without_seconds(row) for row in rows] == [without_seconds(row) for row in expected_rows]
+
+
+def without_seconds(row):
+    return {name: value for name, value in row.items() if name != "seconds"}
+
+
+def test_resuming_with_other_settings_is_an_error(whole_run):
+    folder, _, _ = whole_run
+    settings = replace(SETTINGS, weight_decay=0.25)
+    with pytest.raises(ValueError, match=r"same settings; they differ: weight_decay 0\.0005 and 0\.25"):
+        train.train(train.build_network(settings), *small_data(), settings, folder, resume=True, progress=False)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.pt"
+    checkpoint.save(path, {"step": 1})
+
+    def write_half(state, file):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", write_half)
+    with pytest.raises(OSError, match="disk full"):
+        checkpoint.save(path, {"step": 2})
+    assert checkpoint.load(path) == {"step": 1}
+
+
+# Training itself
+
+
+def test_metrics_are_written_as_csv_and_json(whole_run):
+    folder, _, rows = whole_run
+    with open(folder / "metrics.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert list(table[0]) == COLUMNS
+    assert [{name: float(value) for name, value in row.items()} for row in table] == rows
+    assert [(row["epoch"], row["step"]) for row in rows] == [(1, 4), (2, 8)]
+    content = json.loads((folder / "metrics.json").read_text())
+    assert content["epochs"] == rows
+    assert content["settings"]["weights"] == list(SETTINGS.weights)
+    assert content["environment"]["torch"] == torch.__version__
+
+
+def test_evaluation_agrees_with_the_oracle(whole_run):
+    _, network, rows = whole_run
+    _, test_set = small_data()
+    images, people = torch.stack([image for image, _ in test_set]), torch.tensor([person for _, person in test_set])
+    network.train()
+    measured = evaluate(network, test_set, batch_size=5)  # 12 images: the batches are not of one size
+    assert network.training
+    assert measured == pytest.approx({name[5:]: value for name, value in rows[-1].items() if name.startswith("test_")})
+
+    network.eval()
+    with torch.no_grad():
+        logits, ce_loss = network(images, people)
+        scores, diversity = oracle.channel_pool(network.features(images), network.groups.sizes)
+    expected = {
+        "accuracy": (logits.argmax(dim=1) == people).float().mean().item(),
+        "cross_entropy": ce_loss.item(),
+        "discriminality": oracle.discriminality(scores, people).item(),
+        "diversity": diversity.mean().item(),
+        "diversity_fraction": diversity.mean().item() / 2,
+    }
+    assert measured == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("weights", [(0, 0), (0.5, 3)])
+def test_training_learns(tmp_path, weights):
+    settings = Settings(training_photos=1, epochs=6, batch_size=10, channels_per_class=2, weights=weights)
+    rows = train.train(train.build_network(settings), *small_data(), settings, tmp_path, progress=False)
+    assert rows[-1]["train_loss"] < 0.7 * rows[0]["train_loss"]
+    assert rows[-1]["train_accuracy"] > 0.5
+
+
+def test_mc_loss_makes_channels_more_diverse(tmp_path):
+    settings = Settings(training_photos=1, epochs=6, batch_size=10, channels_per_class=2)
+    diversity = {}
+    for weights in ((0, 0), (0, 10)):
+        one = replace(settings, weights=weights)
+        rows = train.train(train.build_network(one), *small_data(), one, tmp_path, progress=False)
+        diversity[weights] = rows[-1]["test_diversity"]
+    assert 1 <= diversity[0, 0] + 0.1 < diversity[0, 10] <= 2
+
+
+def test_the_optimiser_and_its_schedule():
+    settings = Settings(epochs=10, learning_rate=0.2, momentum=0.8, weight_decay=0.01, milestones=[4, 6])
+    optimizer = train.Run(train.build_network(settings), settings, steps_per_epoch=2).optimizer
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert {name: optimizer.defaults[name] for name in ("lr", "momentum", "weight_decay")} == {
+        "lr": 0.2,
+        "momentum": 0.8,
+        "weight_decay": 0.01,
+    }
+    factors = [train.learning_rate_factor(settings, epoch) for epoch in (0, 3.5, 4, 5.5, 6, 9.5)]
+    assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+    cosine = replace(settings, milestones=())
+    assert [train.learning_rate_factor(cosine, epoch) for epoch in (0, 5, 10)] == pytest.approx([1, 0.5, 0])
+
+
+def test_the_learning_rate_falls_with_every_step(tmp_path):
+    settings = replace(SETTINGS, epochs=1, learning_rate=0.08)
+    train.train(train.build_network(settings), *small_data(), settings, tmp_path, progress=False)
+    saved = checkpoint.load(tmp_path / "checkpoint.pt")
+    assert saved["scheduler"]["last_epoch"] == 4
+    assert saved["optimizer"]["param_groups"][0]["lr"] == pytest.approx(0)
+
+
+@pytest.mark.parametrize("weights", [(0, 0), (0.5, 3)])
+def test_a_loss_that_is_no_number_stops_at_once(tmp_path, weights):
+    settings = replace(SETTINGS, weights=weights)
+    train_set, test_set = small_data(settings)
+    train_set.images[17] = torch.nan
+    with pytest.raises(train.DivergedError, match=r"training loss is nan at step [0-3], epoch 1.*Lower learning_rate"):
+        train.train(train.build_network(settings), train_set, test_set, settings, tmp_path, progress=False)
+    saved = checkpoint.load(tmp_path / "checkpoint.pt")
+    assert all(value.isfinite().all() for value in saved["network"].values())
+
+
+def test_threads_are_set_for_the_run_alone(tmp_path):
+    before, during = torch.get_num_threads(), []
+    settings = replace(SETTINGS, threads=before + 1, epochs=1)
+    train.train(
+        train.build_network(settings),
+        *small_data(),
+        settings,
+        tmp_path,
+        progress=False,
+        on_epoch=lambda _: during.append(torch.get_num_threads()),
+    )
+    assert during == [before + 1]
+    assert torch.get_num_threads() == before
+
+
+def test_a_batch_larger_than_the_data(tmp_path):
+    settings = replace(SETTINGS, batch_size=41)
+    with pytest.raises(ValueError, match="at most the number of training images, 40; got 41"):
+        train.train(train.build_network(settings), *small_data(), settings, tmp_path, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("training_photos", 10),
+        ("channels_per_class", 0),
+        ("weights", (-1, 3)),
+        ("epochs", 0),
+        ("batch_size", 1),
+        ("learning_rate", 0.0),
+        ("momentum", 1.0),
+        ("weight_decay", -0.1),
+        ("milestones", (5, 3)),
+        ("threads", 0),
+    ],
+)
+def test_settings_out_of_range(name, value):
+    with pytest.raises(ValueError, match=f"^{name} must be .*; got "):
+        Settings(**{name: value})
+
+
+# The command line
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    train_set, test_set = small_data()
+    monkeypatch.setattr(train, "load_data", lambda _: (Interrupted(train_set, 45, press_ctrl_c), test_set))
+    folder = tmp_path / "run"
+    options = ["--training-photos", "1", "--epochs", "2", "--batch-size", "10", "--weights", "1", "2"]
+    assert train.main([*options, "--folder", str(folder)]) == 130
+    assert f"python -m reference.train --resume {folder}" in capsys.readouterr().err
+
+    assert train.main(["--resume", str(folder)]) == 0
+    assert str(folder) in capsys.readouterr().out
+    content = json.loads((folder / "metrics.json").read_text())
+    assert content["settings"]["weights"] == [1.0, 2.0]
+    assert [row["step"] for row in content["epochs"]] == [4, 8]
+
+    with pytest.raises(SystemExit):
+        train.main([*options, "--folder", str(folder)])
+    assert f"holds a run: go on with it by --resume {folder}" in capsys.readouterr().err
+
+
+def test_nothing_to_resume(tmp_path, capsys):
+    assert train.main(["--resume", str(tmp_path)]) == 1
+    assert f"no checkpoint {tmp_path}" in capsys.readouterr().err
+
+
+def test_a_setting_out_of_range_on_the_command_line(tmp_path, capsys):
+    assert train.main(["--epochs", "0", "--folder", str(tmp_path)]) == 1
+    assert "epochs must be at least 1; got 0" in capsys.readouterr().err
+
+
+def test_help_names_every_setting_and_its_default(capsys):
+    with pytest.raises(SystemExit):
+        train.main(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for name, value in vars(Settings()).items():
+        assert f"--{name.replace('_', '-')}" in text
+        assert f"(default: {value})" in text
