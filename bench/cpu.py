@@ -8,7 +8,6 @@ loss and gradient are compared with the oracle in float64.
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from mcl_triton import ChannelGroups, mc_loss, sample_channel_mask
+from reference.environment import environment
 from reference.loss import official_loss
 from reference.official import ragged_loss
 
@@ -148,16 +148,6 @@ def measure(case: Case, providers: dict[str, Loss], turns: int) -> dict[str, lis
     return times
 
 
-def cpu_model() -> str:
-    """The processor's name, as the system gives it."""
-    try:
-        with open("/proc/cpuinfo") as lines:
-            names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-        return names[0]
-    except (OSError, IndexError):
-        return platform.processor() or platform.machine()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, nargs="+", default=[2, 1], help="numbers of threads (default: 2 1)")
@@ -170,7 +160,8 @@ def main() -> None:
     if not arguments.no_compile:
         providers["plain compiled"] = torch.compile(plain)
         providers["ours compiled"] = torch.compile(ours)
-    print(f"{cpu_model()}, torch {torch.__version__}, forward + backward")
+    on = environment()
+    print(f"{on['cpu']}, {on['cores']} cores; Python {on['python']}, torch {on['torch']}; forward + backward")
     print("ms: median; times as fast as: median (lowest to highest) of the turn-by-turn ratios")
     for threads in arguments.threads:
         torch.set_num_threads(threads)

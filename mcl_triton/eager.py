@@ -17,6 +17,8 @@ from torch import Tensor
 # A block of this size stays in the second-level cache while some twenty operators pass over it.
 _BLOCK_BYTES = 1 << 20
 _SMALLEST_BLOCK_BYTES = 1 << 16
+# Spatial positions from which an operator along a row is as fast as one along a whole block.
+_LONG_ROW = 32
 # Scratch memory as a fraction of the features' bytes.
 _FORWARD_SCRATCH = 0.09
 _BACKWARD_SCRATCH = 0.13
@@ -43,7 +45,7 @@ def forward(features: Tensor, runs: Sequence[int], mask: Tensor | None) -> tuple
     dtype = working_dtype(features)
     scores = features.new_empty(batch, sum(runs[::2]), dtype=dtype)
     diversity = torch.empty_like(scores)
-    order = _order(features)
+    order = _order(features, runs)
     scratch = _Scratch(features, runs, _FORWARD_SCRATCH, buffers=1)
     for part in _parts(runs, order):
         g, h = part.of_classes(scores), part.of_classes(diversity)
@@ -90,7 +92,7 @@ def backward(
     features = features.flatten(2)
     batch, channels, positions = features.shape
     dtype = working_dtype(features)
-    order = _order(features)
+    order = _order(features, runs)
     scratch = _Scratch(features, runs, _BACKWARD_SCRATCH, buffers=1 if order == _IN_PLACE else 2)
     mask = features.new_ones(channels, dtype=dtype) if mask is None else mask
     scale, nudges = _tie_breakers(max(runs[1::2]), dtype, features.device)
@@ -184,6 +186,8 @@ class _Part:
         else:
             class_step = _even_step(self.num_classes, groups)
             sample_step = _even_step(batch, groups / class_step)
+        if self.order == _IN_PLACE and not maps.is_contiguous():
+            sample_step = 1  # a block of one sample is contiguous all the same
 
         def cut(values: Tensor | None) -> Iterator[Tensor | None]:
             if values is None:
@@ -256,13 +260,14 @@ class _Scratch:
         return torch.mul(self.load(block), kept, out=self("s", block.shape))
 
 
-def _order(features: Tensor) -> tuple[int, int, int, int]:
+def _order(features: Tensor, runs: Sequence[int]) -> tuple[int, int, int, int]:
     """The order of dimensions that suits the layout of (B, N, P) features."""
     if features.stride(1) == 1 and features.shape[1] > 1 and features.shape[2] > 1:
         return _CHANNELS_LAST
-    if features.is_contiguous() and features.dtype == working_dtype(features) and features.shape[2] >= 64:
-        return _IN_PLACE
-    return _COPIED
+    rows_are_long = features.shape[2] >= _LONG_ROW
+    blocks_are_contiguous = len(runs) == 2 or features[0].nbytes >= _BLOCK_BYTES // 2
+    as_it_lies = features.is_contiguous() and features.dtype == working_dtype(features)
+    return _IN_PLACE if as_it_lies and rows_are_long and blocks_are_contiguous else _COPIED
 
 
 def _parts(runs: Sequence[int], order: tuple[int, ...]) -> list[_Part]:
