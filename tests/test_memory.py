@@ -1,4 +1,4 @@
-"""The eager path needs little memory beside the features: measured by the profiler's record of every allocation."""
+"""The eager path holds a few blocks beside the features and their gradient, however large these are."""
 
 from __future__ import annotations
 
@@ -11,16 +11,13 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from mcl_triton import ChannelGroups, channel_pool, sample_channel_mask
+from mcl_triton.blocks import BLOCK_BYTES
 
-UNIFORM_3 = ChannelGroups.uniform(200, 3)
-RESNET50 = ChannelGroups.split(2048, 200)
 SHAPES = {
-    "vgg16-14": (32, UNIFORM_3, 14),
-    "uniform10-14": (16, ChannelGroups.uniform(200, 10), 14),
-    "resnet50-14": (16, RESNET50, 14),
-    "vgg16-28": (8, UNIFORM_3, 28),
-    "vgg16-7": (32, UNIFORM_3, 7),
-    "resnet18-7": (64, ChannelGroups.split(512, 200), 7),
+    "vgg16": (32, ChannelGroups.uniform(200, 3), 14),
+    "resnet50": (16, ChannelGroups.split(2048, 200), 14),
+    "resnet50-larger-batch": (48, ChannelGroups.split(2048, 200), 14),
+    "resnet18-small-maps": (64, ChannelGroups.split(512, 200), 7),
 }
 LAYOUTS = {
     "contiguous": (torch.float32, torch.contiguous_format),
@@ -55,16 +52,33 @@ def test_the_measure_sees_an_allocation_that_is_freed_again() -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_forward_holds_less_than_a_tenth_of_the_features(shape: str, layout: str) -> None:
+def test_forward_holds_less_than_two_blocks(shape: str, layout: str) -> None:
     features, groups, mask = features_and_mask(shape, layout)
-    assert peak_bytes(lambda: channel_pool(features, groups, mask)) < 0.10 * features.nbytes
+    assert peak_bytes(lambda: channel_pool(features, groups, mask)) < 2 * BLOCK_BYTES
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_backward_holds_the_gradient_and_less_than_15_percent_more(shape: str, layout: str) -> None:
+def test_backward_holds_the_gradient_and_less_than_three_blocks(shape: str, layout: str) -> None:
     features, groups, mask = features_and_mask(shape, layout)
     pooled = channel_pool(features.requires_grad_(), groups, mask)
     grads = [torch.randn_like(output) for output in pooled]
     peak = peak_bytes(lambda: torch.autograd.grad(pooled, features, grads))
-    assert features.nbytes <= peak < 1.15 * features.nbytes
+    assert features.nbytes <= peak < features.nbytes + 3 * BLOCK_BYTES
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_between_forward_and_backward_only_the_arguments_are_held(per_sample: bool) -> None:
+    groups = ChannelGroups.split(64, 10)
+    features = torch.randn(4, 64, 7, 7, requires_grad=True)
+    mask = sample_channel_mask(groups, batch_size=4 if per_sample else None)
+    saved: list[Tensor] = []
+
+    def record(tensor: Tensor) -> Tensor:
+        saved.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
+        channel_pool(features, groups, mask)
+    storages = {features.untyped_storage().data_ptr(), mask.untyped_storage().data_ptr()}
+    assert {tensor.untyped_storage().data_ptr() for tensor in saved} == storages

@@ -1,0 +1,168 @@
+"""Cutting the features into blocks that stay in the cache, for the eager path.
+
+Blocks are views or copies of [B, n, ξ, P]: B samples, the n classes of one size ξ, their channels, P positions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import chain, repeat
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# What one operator works on. Blocks of this size stay in the third-level cache while some twenty operators pass over
+# them; with smaller ones the threads meet too often for what a nearer cache gains.
+BLOCK_BYTES = 4 << 20
+# Spatial positions from which an operator along a row is as fast as one along a whole block.
+_LONG_ROW = 32
+
+# The order of the dimensions [B, n, ξ, P] in which a block is worked on.
+_AS_IT_LIES = (0, 1, 2, 3)  # contiguous features with long rows
+_CHANNELS_FIRST = (2, 0, 1, 3)  # the maximum over the channels runs along whole blocks, however short the rows
+_CHANNELS_LAST = (2, 0, 3, 1)  # likewise, and classes innermost, nearly as they lie in channels_last
+
+
+def parts_of(features: Tensor, runs: Sequence[int]) -> list[Part]:
+    """The classes of (B, N, P) features, size by size; ``runs`` are `ChannelGroups.runs` in one list."""
+    order = _order(features, runs)
+    return [Part(*classes_of_a_size, order) for classes_of_a_size in _classes_by_size(tuple(runs))]
+
+
+def _order(features: Tensor, runs: Sequence[int]) -> tuple[int, ...]:
+    if features.stride(1) == 1 and features.shape[1] > 1 and features.shape[2] > 1:
+        return _CHANNELS_LAST
+    is_uniform = len(runs) == 2
+    blocks_are_contiguous = is_uniform or features[0].nbytes >= BLOCK_BYTES // 4
+    if features.is_contiguous() and features.shape[2] >= _LONG_ROW and blocks_are_contiguous:
+        return _AS_IT_LIES
+    return _CHANNELS_FIRST
+
+
+class Part:
+    """The classes of one size ξ, n of them, seen as [B, n, ξ, P] with the dimensions permuted by ``order``."""
+
+    def __init__(
+        self, size: int, classes: Sequence[int], first_channels: Sequence[int], order: tuple[int, ...]
+    ) -> None:
+        self.size = size
+        self.num_classes = len(classes)
+        self.order = order
+        self.inverse_order = [order.index(dim) for dim in range(4)]
+        self.sample_dim, self.class_dim, self.channel_dim, self.position_dim = self.inverse_order
+        self.reduced_dims = (self.channel_dim, self.position_dim)
+        self.classes: slice | Tensor  # among C
+        self.channels: slice | Tensor  # among N, class after class
+        if isinstance(classes, range):  # neighbours
+            self.classes = slice(classes[0], classes[-1] + 1)
+            self.channels = slice(first_channels[0], first_channels[-1] + size)
+        else:
+            self.classes = torch.tensor(classes)
+            self.channels = (torch.tensor(first_channels).unsqueeze(1) + torch.arange(size)).flatten()
+
+    def of_channels(self, values: Tensor) -> Tensor:
+        """(B, N, P) as [B, n, ξ, P], permuted: a view where the classes are neighbours, else a copy."""
+        values = values[:, self.channels]
+        return values.view(values.shape[0], self.num_classes, self.size, values.shape[2]).permute(self.order)
+
+    def of_classes(self, values: Tensor) -> Tensor:
+        """(B, C) as [B, n, 1, 1], permuted: a view where the classes are neighbours, else a copy."""
+        return values[:, self.classes, None, None].permute(self.order)
+
+    def put_channels(self, target: Tensor, values: Tensor) -> None:
+        """Write what `of_channels` gave back into its (B, N, P) tensor, where it is a copy."""
+        if isinstance(self.channels, Tensor):
+            target[:, self.channels] = values.permute(self.inverse_order).flatten(1, 2)
+
+    def put_classes(self, target: Tensor, values: Tensor) -> None:
+        """Write what `of_classes` gave back into its (B, C) tensor, where it is a copy."""
+        if isinstance(self.classes, Tensor):
+            target[:, self.classes] = values.permute(self.inverse_order).flatten(1)
+
+    def channel_column(self, values: Tensor) -> Tensor:
+        """The first ξ values, one for each channel of a class, to be broadcast over everything else."""
+        shape = [1] * 4
+        shape[self.channel_dim] = self.size
+        return values[: self.size].view(shape)
+
+    def blocks(self, maps: Tensor, *others: Tensor | None) -> Iterator[tuple[Any, ...]]:
+        """Cut what `of_channels` and `of_classes` gave into blocks of whole groups, one group at least."""
+        batch = maps.shape[self.sample_dim]
+        group_bytes = self.size * maps.shape[self.position_dim] * max(4, maps.itemsize)
+        groups = BLOCK_BYTES / group_bytes if maps.device.type == "cpu" else math.inf
+        if self.order == _CHANNELS_FIRST:  # blocks are copied: all samples of some of the classes
+            sample_step = _even_step(batch, groups)
+            class_step = _even_step(self.num_classes, groups / sample_step)
+        else:
+            class_step = _even_step(self.num_classes, groups)
+            sample_step = _even_step(batch, groups / class_step)
+        if self.order == _AS_IT_LIES and not maps.is_contiguous():
+            sample_step = 1  # a block of one sample is contiguous all the same
+
+        def cut(values: Tensor | None) -> Iterator[Tensor | None]:
+            if values is None:
+                yield from repeat(None)
+            else:
+                for samples in torch.split(values, sample_step, self.sample_dim):
+                    yield from torch.split(samples, class_step, self.class_dim)
+
+        return zip(cut(maps), *map(cut, others), strict=False)  # an absent one goes on for ever
+
+
+class Scratch:
+    """Buffers by name, used again for each block."""
+
+    def __init__(self, features: Tensor, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self._least = min(
+            features.numel(), BLOCK_BYTES // dtype.itemsize
+        )  # no block of a later part needs a larger one
+        self._empty = features.new_empty(0, dtype=dtype)
+        self._buffers: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """A contiguous tensor of this shape, whose values may be anything."""
+        length = math.prod(shape)
+        buffer = self._buffers.get(name, self._empty)
+        if buffer.numel() < length:
+            buffer = self._buffers[name] = self._empty.new_empty(max(length, self._least))
+        return buffer[:length].view(shape)
+
+    def fits(self, block: Tensor) -> bool:
+        """Whether a block can be worked on where it is."""
+        return block.dtype == self.dtype and block.is_contiguous()
+
+    def load(self, block: Tensor) -> Tensor:
+        """The block, contiguous and in the working dtype: itself if it is so already, else a copy in the buffer "s"."""
+        return block if self.fits(block) else self("s", block.shape).copy_(block)
+
+    def load_masked(self, block: Tensor, kept: Tensor) -> Tensor:
+        """M·F of a block, in the buffer "s"."""
+        return torch.mul(self.load(block), kept, out=self("s", block.shape))
+
+
+def _even_step(length: int, largest: float) -> int:
+    """The step that cuts ``length`` into the fewest parts of at most ``largest``, and these evenly."""
+    parts = math.ceil(length / max(1, math.floor(min(largest, length))))
+    return math.ceil(length / parts)
+
+
+@lru_cache(maxsize=64)
+def _classes_by_size(runs: tuple[int, ...]) -> list[tuple[int, Sequence[int], Sequence[int]]]:
+    """For each size: the classes that have it and their first channels, as ranges where they are neighbours."""
+    found: dict[int, tuple[list[range], list[range]]] = {}
+    first_class = first_channel = 0
+    for classes, size in zip(runs[::2], runs[1::2], strict=True):
+        class_ranges, channel_ranges = found.setdefault(size, ([], []))
+        class_ranges.append(range(first_class, first_class + classes))
+        channel_ranges.append(range(first_channel, first_channel + classes * size, size))
+        first_class += classes
+        first_channel += classes * size
+
+    def joined(ranges: list[range]) -> Sequence[int]:
+        return ranges[0] if len(ranges) == 1 else list(chain.from_iterable(ranges))
+
+    return [(size, joined(class_ranges), joined(channels)) for size, (class_ranges, channels) in found.items()]
