@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from .tables import once_per_device
 
 Drop = str | int | float | Sequence[int]
 """How many channels of each class are zeroed: "half", a number, a fraction, or one number a class."""
+
+HashableDrop = str | int | float | tuple[int, ...]
 
 # A channel's sort key is its class number above this many random bits.
 _RANDOM_BITS = 40
@@ -54,40 +57,49 @@ def sample_channel_mask(
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be None or at least 1; got {batch_size}.")
     device = torch.empty(0, device=device).device  # with its index, whatever was given
-    first_keys, is_kept = _tables(groups, _hashable(drop), device)
+    first_keys, is_kept = _tables(groups, hashable_drop(drop), device)
     shape = first_keys.shape if batch_size is None else (batch_size, *first_keys.shape)
-    keys = torch.randint(1 << _RANDOM_BITS, shape, generator=generator, device=device) + first_keys
+    keys_in_class = (
+        torch.randint(1 << _RANDOM_BITS, shape, device=device)
+        if generator is None  # left out, not None: the overload that takes one knows no dynamic shapes
+        else torch.randint(1 << _RANDOM_BITS, shape, device=device, generator=generator)
+    )
+    keys = first_keys + keys_in_class
     # Sorted, the channels stand class by class, in random order within a class, whose first ones are dropped.
     return torch.empty(shape, dtype=dtype, device=device).scatter_(
         -1, keys.argsort(-1), is_kept.to(dtype).expand(shape)
     )
 
 
-def _hashable(drop: Drop) -> str | int | float | tuple[int, ...]:
-    """``drop`` in a form that can be a key: a sequence becomes a tuple."""
-    return tuple(drop) if isinstance(drop, Iterable) and not isinstance(drop, str) else drop
+_EXPECTED = 'drop must be "half", an integer, a fraction in [0, 1), or one integer a class'
 
 
-def dropped_channels(groups: ChannelGroups, drop: Drop) -> list[int]:
+def hashable_drop(drop: Drop) -> HashableDrop:
+    """``drop`` in plain Python types, a sequence as a tuple; TypeError for what it cannot be."""
+    if isinstance(drop, str):
+        return drop
+    if isinstance(drop, float):
+        return float(drop)  # of a subclass such as NumPy's
+    try:
+        return tuple(integer(number) for number in drop) if _is_iterable(drop) else integer(drop)
+    except TypeError:
+        raise TypeError(f"{_EXPECTED}; got {drop!r:.200}.") from None
+
+
+def dropped_channels(groups: ChannelGroups, drop: HashableDrop) -> list[int]:
     """How many channels each class loses, one integer a class, with ``drop`` as in `sample_channel_mask`."""
-    expected = 'drop must be "half", an integer, a fraction in [0, 1), or one integer a class'
     if isinstance(drop, str):
         if drop != "half":
-            raise ValueError(f"{expected}; got {drop!r}.")
+            raise ValueError(f"{_EXPECTED}; got {drop!r}.")
         return [size // 2 for size in groups.sizes]
     if isinstance(drop, float):
         if not 0 <= drop < 1:
-            raise ValueError(f"{expected}; got the fraction {drop!r}.")
+            raise ValueError(f"{_EXPECTED}; got the fraction {drop!r}.")
         fraction = Fraction(repr(drop))  # the decimal as written: 0.29 of 100 channels is 29, not 28
         return [int(fraction * size) for size in groups.sizes]
-    try:
-        dropped = (
-            [integer(number) for number in drop] if isinstance(drop, Iterable) else [integer(drop)] * groups.num_classes
-        )
-    except TypeError:
-        raise TypeError(f"{expected}; got {drop!r:.200}.") from None
+    dropped = [drop] * groups.num_classes if isinstance(drop, int) else list(drop)
     if len(dropped) != groups.num_classes:
-        raise ValueError(f"{expected}; got {len(dropped)} integers for {groups.num_classes} classes.")
+        raise ValueError(f"{_EXPECTED}; got {len(dropped)} integers for {groups.num_classes} classes.")
     for class_index, (number, size) in enumerate(zip(dropped, groups.sizes, strict=True)):
         if not 0 <= number < size:
             raise ValueError(
@@ -97,13 +109,19 @@ def dropped_channels(groups: ChannelGroups, drop: Drop) -> list[int]:
     return dropped
 
 
+def _is_iterable(value: object) -> TypeGuard[Iterable[object]]:
+    return isinstance(value, Iterable) and getattr(value, "ndim", 1) > 0  # a 0-d tensor is a number
+
+
 @once_per_device
-def _tables(
-    groups: ChannelGroups, drop: str | int | float | tuple[int, ...], device: torch.device
-) -> tuple[Tensor, Tensor]:
+def _tables(groups: ChannelGroups, drop: HashableDrop, device: torch.device) -> tuple[Tensor, Tensor]:
     """Smallest sort key of each channel, (N,) int64, and which places of the sorted order are kept, (N,) bool."""
-    sizes = torch.tensor(groups.sizes)
-    place_in_group = torch.arange(groups.num_channels) - torch.tensor(groups.offsets).repeat_interleave(sizes)
-    is_kept = place_in_group >= torch.tensor(dropped_channels(groups, drop)).repeat_interleave(sizes)
-    first_keys = torch.arange(groups.num_classes).repeat_interleave(sizes) << _RANDOM_BITS
+    sizes = torch.tensor(groups.sizes, device="cpu")
+
+    def of_each_channel(values: Sequence[int]) -> Tensor:
+        return torch.tensor(values, device="cpu").repeat_interleave(sizes, output_size=groups.num_channels)
+
+    place_in_group = torch.arange(groups.num_channels, device="cpu") - of_each_channel(groups.offsets)
+    is_kept = place_in_group >= of_each_channel(dropped_channels(groups, drop))
+    first_keys = of_each_channel(range(groups.num_classes)) << _RANDOM_BITS
     return first_keys.to(device), is_kept.to(device)

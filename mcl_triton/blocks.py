@@ -29,7 +29,7 @@ _CHANNELS_LAST = (2, 0, 3, 1)  # likewise, and classes innermost, nearly as they
 def parts_of(features: Tensor, runs: Sequence[int]) -> list[Part]:
     """The classes of (B, N, P) features, size by size; ``runs`` are `ChannelGroups.runs` in one list."""
     order = _order(features, runs)
-    return [Part(*classes_of_a_size, order) for classes_of_a_size in _classes_by_size(tuple(runs))]
+    return [Part(*classes_of_a_size, order, features.device) for classes_of_a_size in _classes_by_size(tuple(runs))]
 
 
 def _order(features: Tensor, runs: Sequence[int]) -> tuple[int, ...]:
@@ -46,7 +46,12 @@ class Part:
     """The classes of one size ξ, n of them, seen as [B, n, ξ, P] with the dimensions permuted by ``order``."""
 
     def __init__(
-        self, size: int, classes: Sequence[int], first_channels: Sequence[int], order: tuple[int, ...]
+        self,
+        size: int,
+        classes: Sequence[int],
+        first_channels: Sequence[int],
+        order: tuple[int, ...],
+        device: torch.device,
     ) -> None:
         self.size = size
         self.num_classes = len(classes)
@@ -60,8 +65,9 @@ class Part:
             self.classes = slice(classes[0], classes[-1] + 1)
             self.channels = slice(first_channels[0], first_channels[-1] + size)
         else:
-            self.classes = torch.tensor(classes)
-            self.channels = (torch.tensor(first_channels).unsqueeze(1) + torch.arange(size)).flatten()
+            first = torch.tensor(first_channels, device=device)
+            self.classes = torch.tensor(classes, device=device)
+            self.channels = (first.unsqueeze(1) + torch.arange(size, device=device)).flatten()
 
     def of_channels(self, values: Tensor) -> Tensor:
         """(B, N, P) as [B, n, ξ, P], permuted: a view where the classes are neighbours, else a copy."""

@@ -134,7 +134,7 @@ def _winners(part: Part, values: Tensor, out: Tensor, exact_values: Callable[[],
         return out.zero_().scatter_(channel_dim, index, 1.0)
     torch.eq(values, maximum, out=out)
     if out.sum().item() != maximum.numel():  # somewhere several are equal: number the channels from the last
-        out *= part.channel_column(torch.arange(part.size, 0, -1, dtype=out.dtype))
+        out *= part.channel_column(torch.arange(part.size, 0, -1, dtype=out.dtype, device=out.device))
         torch.eq(out, out.amax(channel_dim, keepdim=True), out=out)
     return out
 

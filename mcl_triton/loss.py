@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from .attention import Drop, dropped_channels, sample_channel_mask
+from .attention import Drop, dropped_channels, hashable_drop, sample_channel_mask
 from .groups import ChannelGroups, require_groups
 from .pooling import check_arguments, check_backend, pool_checked
 from .tables import once_per_device, values_are_readable
@@ -96,6 +96,12 @@ def mc_loss(
     check_arguments(features, groups, mask, backend)
     if criterion is None:
         targets = _check_targets(targets, features, groups, ignore_index)
+    if class_weights is not None and class_weights.device != features.device:
+        raise ValueError(
+            f"class_weights are on {class_weights.device}, features are on {features.device}: move one of them. "
+            "Those of an MCLoss move with it: loss.to(device)."
+        )
+    drop = hashable_drop(drop)
     if mask is None and drop != 0:
         mask = sample_channel_mask(groups, drop=drop, generator=generator, device=features.device)
     scores, diversity_scores = pool_checked(features, groups, mask)
@@ -126,8 +132,8 @@ def mc_loss(
 class MCLoss(nn.Module):
     """`mc_loss` as a module: same arguments, same formula, random masks in training only.
 
-    In evaluation (``eval()``) nothing is dropped and nothing is random. It has no parameters and no state; class
-    weights move with the module.
+    In evaluation (``eval()``) nothing is dropped and nothing is random; a mask that is passed in is used all the same.
+    It has no parameters, and no state of its own; class weights move with the module.
 
     Args:
         groups: which of the N channels belong to which of the C classes.
@@ -161,7 +167,8 @@ class MCLoss(nn.Module):
     ) -> None:
         super().__init__()
         require_groups(groups)
-        dropped_channels(groups, drop)
+        drop = hashable_drop(drop)
+        dropped_channels(groups, drop)  # raises for what does not fit the groups
         check_backend(backend)
         _check_criterion(groups, criterion, label_smoothing, class_weights, ignore_index)
         self.groups = groups
@@ -211,7 +218,7 @@ class MCLoss(nn.Module):
 @once_per_device
 def _inverse_sizes(groups: ChannelGroups, dtype: torch.dtype, device: torch.device) -> Tensor:
     """1/ξ of each class, (C,)."""
-    return torch.tensor(groups.sizes, dtype=dtype).reciprocal().to(device)
+    return torch.tensor(groups.sizes, dtype=dtype, device="cpu").reciprocal().to(device)
 
 
 def _mean_fraction(diversity_scores: Tensor, groups: ChannelGroups) -> Tensor:
@@ -266,24 +273,29 @@ def _check_criterion(
 def _check_targets(targets: Tensor, features: Tensor, groups: ChannelGroups, ignore_index: int) -> Tensor:
     """Class indices as int64, or class probabilities as they came; raises for what is neither."""
     batch, classes = features.shape[0], groups.num_classes
-    expected = (
-        f"targets must be class indices ({batch},), integer, or class probabilities ({batch}, {classes}), floating"
-    )
+
+    def expected() -> str:  # not before it is needed: under torch.compile it would fix the batch size
+        return (
+            f"targets must be class indices ({batch},), integer, or class probabilities ({batch}, {classes}), floating"
+        )
+
     if not isinstance(targets, Tensor):
-        raise TypeError(f"{expected}; got {type(targets).__name__}.")
+        raise TypeError(f"{expected()}; got {type(targets).__name__}.")
     if targets.device != features.device:
         raise ValueError(f"targets are on {targets.device}, features are on {features.device}: move one of them.")
-    shape = tuple(targets.shape)
     if targets.is_floating_point():
-        if shape != (batch, classes):
-            raise ValueError(f"{expected}; got {targets.dtype} {shape}. Class indices are integers: targets.long().")
+        if targets.shape != (batch, classes):
+            raise ValueError(
+                f"{expected()}; got {targets.dtype} {tuple(targets.shape)}. Class indices are integers: targets.long()."
+            )
         return targets
     if targets.is_complex() or targets.dtype == torch.bool:
-        raise TypeError(f"{expected}; got {targets.dtype}.")
-    if shape != (batch,):
+        raise TypeError(f"{expected()}; got {targets.dtype}.")
+    if targets.shape != (batch,):
         raise ValueError(
-            f"{expected}; got {targets.dtype} {shape}. One-hot targets are probabilities: targets.float(). "
-            "For several labels an image give a criterion, for example binary_cross_entropy_with_logits."
+            f"{expected()}; got {targets.dtype} {tuple(targets.shape)}. One-hot targets are probabilities: "
+            "targets.float(). For several labels an image give a criterion, for example "
+            "binary_cross_entropy_with_logits."
         )
     targets = targets.long()
     if targets.device.type == "cpu" and values_are_readable():

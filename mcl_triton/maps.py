@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .groups import ChannelGroups, require_groups
+from .tables import values_are_readable
 
 
 def class_maps(features: Tensor, groups: ChannelGroups, classes: Tensor | int, *, reduce: str | None = "max") -> Tensor:
@@ -26,21 +27,25 @@ def class_maps(features: Tensor, groups: ChannelGroups, classes: Tensor | int, *
 
     Raises:
         TypeError: ``groups`` is no ChannelGroups, or ``classes`` are no integers.
-        ValueError: a shape does not fit, a class is out of range, or ``reduce`` is neither of the two.
+        ValueError: a shape does not fit, a class is out of range (looked at on the CPU only), or ``reduce`` is neither
+            of the two.
 
     Source: the channel visualisations of IEEE TIP 2020, arXiv 2002.04264; CCMP is its cross-channel max pooling.
     """
     require_groups(groups)
     if reduce not in ("max", None):
         raise ValueError(f'reduce must be "max" or None; got {reduce!r}.')
+    if not isinstance(features, Tensor):
+        raise TypeError(f"features must be a tensor; got {type(features).__name__}.")
     shape = tuple(features.shape)
-    if features.dim() not in (3, 4) or shape[1] != groups.num_channels:
+    if features.dim() not in (3, 4) or shape[1] != groups.num_channels or 0 in shape:
         raise ValueError(
             f"features must be (B, {groups.num_channels}, H, W) or (B, {groups.num_channels}, P) for {groups!r}; "
             f"got {shape}."
         )
     batch = shape[0]
-    classes = torch.as_tensor(classes, device=features.device)
+    if not isinstance(classes, Tensor):
+        classes = torch.tensor(classes, device="cpu")
     if classes.is_floating_point() or classes.is_complex() or classes.dtype == torch.bool:
         raise TypeError(f"classes must be integers; got {classes.dtype}.")
     if classes.dim() == 0:
@@ -50,11 +55,13 @@ def class_maps(features: Tensor, groups: ChannelGroups, classes: Tensor | int, *
             f"classes must be (B,) or (B, K) with B = {batch}, or one int for all samples; got {tuple(classes.shape)}."
         )
     classes = classes.reshape(batch, -1).long()  # [B, K]
-    if classes.numel() and not 0 <= int(classes.min()) <= int(classes.max()) < groups.num_classes:
-        raise ValueError(
-            f"classes must be from 0 to {groups.num_classes - 1}; "
-            f"got values from {int(classes.min())} to {int(classes.max())}."
-        )
+    if classes.device.type == "cpu" and values_are_readable() and classes.numel():
+        smallest, largest = int(classes.min()), int(classes.max())
+        if smallest < 0 or largest >= groups.num_classes:
+            raise ValueError(
+                f"classes must be from 0 to {groups.num_classes - 1}; got values from {smallest} to {largest}."
+            )
+    classes = classes.to(features.device)
     first = torch.tensor(groups.offsets, device=features.device)[classes].unsqueeze(-1)  # [B, K, 1]
     size = torch.tensor(groups.sizes, device=features.device)[classes].unsqueeze(-1)
     place = torch.arange(max(groups.sizes), device=features.device)  # [ξ]

@@ -79,6 +79,12 @@ def check_arguments(features: Tensor, groups: ChannelGroups, mask: Tensor | None
             f"features must be float32, bfloat16, float16 or float64; got {features.dtype}. "
             "They are the activations of a convolution, before any pooling; .float() converts others."
         )
+    if features.layout != torch.strided:
+        raise TypeError(
+            f"features must be an ordinary dense tensor; got {features.layout}. .to_dense() converts others."
+        )
+    if torch.autograd.forward_ad.unpack_dual(features).tangent is not None:  # type: ignore[no-untyped-call]
+        raise NotImplementedError("channel_pool has no forward-mode derivative (jvp, jacfwd); use reverse mode.")
     shape = tuple(features.shape)
     if features.dim() not in (3, 4):
         raise ValueError(f"features must be (B, N, H, W) or (B, N, P); got {features.dim()} dimensions, {shape}.")

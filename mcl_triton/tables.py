@@ -35,5 +35,6 @@ def once_per_device(make: Callable[Parameters, Result]) -> Callable[Parameters, 
     def table(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
         return (make_ordinary if _get_current_dispatch_mode() is not None else cached)(*args, **kwargs)
 
-    torch.compiler.assume_constant_result(table)  # type: ignore[no-untyped-call]
+    # What torch.compiler.assume_constant_result does, without importing the compiler, and Triton with it.
+    table._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return table

@@ -25,15 +25,20 @@ def signed(dtype=torch.float64, seed=0):
 @pytest.mark.parametrize("sizes", [[3] * 6, SIZES], ids=["uniform", "interleaved"])
 @pytest.mark.parametrize(
     ("convention", "weights"),
-    [("official", None), ("official", (0.4, 3)), ("official", (0, 2)), ("paper", None), ("paper", (2, 0.5)), ("paper", (1, 0))],
+    [
+        ("official", None),
+        ("official", (0.4, 3)),
+        ("official", (0, 2)),
+        ("paper", None),
+        ("paper", (2, 0.5)),
+        ("paper", (1, 0)),
+    ],
     ids=str,
 )
 def test_both_conventions_against_the_oracle(convention, weights, sizes, mask):
     features = make_features("signed", (4, sum(sizes), 5, 4), torch.float64).requires_grad_()
     mask, targets = make_mask(mask, 4, sum(sizes)), TARGETS.clamp(max=len(sizes) - 1)
-    output = mc_loss(
-        features, targets, ChannelGroups(sizes), mask=mask, drop=0, convention=convention, weights=weights
-    )
+    output = mc_loss(features, targets, ChannelGroups(sizes), mask=mask, drop=0, convention=convention, weights=weights)
     if convention == "official":
         expected = oracle.official_loss(features, targets, sizes, mask, *(weights or (1.5, 20)))
     else:
@@ -138,6 +143,15 @@ def test_drop_is_that_of_the_mask(drop):
     mask = sample_channel_mask(GROUPS, drop=drop, generator=first)
     found = mc_loss(features, TARGETS, GROUPS, drop=drop, generator=second)
     assert torch.equal(found.loss, mc_loss(features, TARGETS, GROUPS, mask=mask).loss)
+
+
+def test_drop_of_any_sequence():
+    features, numbers = signed(), [2, 0, 1, 6, 0, 1, 0]
+    losses = []
+    for drop in (numbers, tuple(numbers), torch.tensor(numbers)):
+        generator = torch.Generator().manual_seed(4)
+        losses.append(mc_loss(features, TARGETS, GROUPS, drop=drop, generator=generator).loss)
+    assert losses[0] == losses[1] == losses[2]
 
 
 def test_a_new_mask_every_call():

@@ -98,6 +98,7 @@ def test_nan_is_seen():
         ((FEATURES[0], GROUPS, 0), ValueError, r"features must be \(B, 10, H, W\).*got \(10, 4, 5\)"),
         ((FEATURES[0, 0], GROUPS, 0), ValueError, r"features must be \(B, 10, H, W\).*got \(4, 5\)"),
         ((FEATURES[:, :9], GROUPS, 0), ValueError, r"features must be \(B, 10, H, W\).*got \(3, 9, 4, 5\)"),
+        ((FEATURES[:0], GROUPS, 0), ValueError, r"features must .*got \(0, 10, 4, 5\)"),
         ((FEATURES, GROUPS, 4), ValueError, "classes must be from 0 to 3; got values from 4 to 4"),
         ((FEATURES, GROUPS, -1), ValueError, "classes must be from 0 to 3; got values from -1"),
         ((FEATURES, GROUPS, torch.tensor([0, 1])), ValueError, r"classes must be \(B,\).*B = 3.*got \(2,\)"),
@@ -105,6 +106,10 @@ def test_nan_is_seen():
         ((FEATURES, GROUPS, 1.0), TypeError, "classes must be integers; got torch.float32"),
         ((FEATURES, GROUPS, torch.tensor([True] * 3)), TypeError, "classes must be integers; got torch.bool"),
         ((FEATURES.numpy(), GROUPS, 0), TypeError, "features must be a tensor"),
+    ],
+    ids=[
+        *["list of sizes", "no batch", "matrix", "too few channels", "empty batch", "too large", "negative"],
+        *["too few", "three dimensions", "float", "truth values", "array"],
     ],
 )
 def test_errors(arguments, error, message):

@@ -23,7 +23,9 @@ DROPS = {
 
 
 def zeros_in_each_group(mask, groups):
-    return [[int((part == 0).sum()) for part in row.split(list(groups.sizes))] for row in mask.reshape(-1, mask.shape[-1])]
+    return [
+        [int((part == 0).sum()) for part in row.split(list(groups.sizes))] for row in mask.reshape(-1, mask.shape[-1])
+    ]
 
 
 @pytest.mark.parametrize("batch_size", [None, 1, 5])
@@ -39,8 +41,20 @@ def test_number_of_zeros_in_every_group(drop, batch_size):
 
 @pytest.mark.parametrize(
     ("size", "drop", "expected"),
-    [(3, 1, 1), (10, 4, 4), (11, 4, 4), (9, 4, 4), (2, 1, 1), (1, "half", 0), (1, 0.9, 0), (1, 0, 0), (40, 39, 39)]
-    + [(100, 0.29, 29), (100, 0.57, 57), (10, 0.4, 4), (10, 0.7, 7), (3, 1 / 3, 0), (1000, 0.001, 1), (50, 0.1, 5)],
+    [
+        *[
+            (3, 1, 1),
+            (10, 4, 4),
+            (11, 4, 4),
+            (9, 4, 4),
+            (2, 1, 1),
+            (1, "half", 0),
+            (1, 0.9, 0),
+            (1, 0, 0),
+            (40, 39, 39),
+        ],
+        *[(100, 0.29, 29), (100, 0.57, 57), (10, 0.4, 4), (10, 0.7, 7), (3, 1 / 3, 0), (1000, 0.001, 1), (50, 0.1, 5)],
+    ],
 )
 def test_numbers_of_published_codes(size, drop, expected):
     """A fraction is the decimal that was written: 0.29 of 100 is 29, though 0.29 * 100 < 29 in binary."""
@@ -54,6 +68,17 @@ def test_equal_numbers_of_other_types_are_told_apart():
     assert zeros_in_each_group(sample_channel_mask(groups, drop=1), groups) == [[1, 1]]
     with pytest.raises(ValueError, match=r"fraction 1\.0"):
         sample_channel_mask(groups, drop=1.0)
+
+
+def test_fraction_of_a_subclass():
+    """NumPy's float64 is a float whose repr is no decimal."""
+
+    class Float64(float):
+        def __repr__(self):
+            return f"np.float64({float(self)})"
+
+    groups = ChannelGroups([10, 100])
+    assert zeros_in_each_group(sample_channel_mask(groups, drop=Float64(0.29)), groups) == [[2, 29]]
 
 
 @settings(max_examples=50)
@@ -111,7 +136,9 @@ def test_independent_between_classes():
 
 def test_independent_between_samples():
     masks = [draws(ChannelGroups([4]), 3601)]
-    pairs = Counter((tuple(first), tuple(second)) for mask in masks for first, second in itertools.pairwise(mask.tolist()))
+    pairs = Counter(
+        (tuple(first), tuple(second)) for mask in masks for first, second in itertools.pairwise(mask.tolist())
+    )
     assert len(pairs) == 36
     assert chi_square(pairs.values(), 100) < CHI_SQUARE[35]
 
@@ -160,7 +187,9 @@ def test_a_generator_leaves_the_default_one_alone():
 # Device and dtype
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.bool, torch.int64])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.bool, torch.int64]
+)
 def test_dtype(dtype):
     mask = sample_channel_mask(RAGGED, dtype=dtype)
     assert mask.dtype == dtype
@@ -293,7 +322,7 @@ def test_shared_mask_serves_the_whole_batch():
 def test_another_default_device_does_not_reach_arguments_that_have_one():
     """``torch.set_default_device("cuda")`` is common; features on the CPU have to work under it."""
     groups = ChannelGroups([2, 3, 2, 9])
-    features = torch.randn(2, 16, 3, 3, requires_grad=True)
+    features = torch.randn(2, 16, 3, 3).relu().requires_grad_()  # with ties
     targets = torch.tensor([0, 3])
     mask = torch.ones(16)
     with torch.device("meta"):

@@ -1,0 +1,17 @@
+"""Settings of every test."""
+
+import hypothesis
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+# Examples follow from the test's name alone, so a failure on one machine is a failure on every other.
+hypothesis.settings.register_profile("reproducible", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("reproducible")
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    """Tests that draw from the default generator draw the same numbers in any order of the tests."""
+    torch.manual_seed(0)

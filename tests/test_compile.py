@@ -1,0 +1,303 @@
+"""`torch.compile`, the registration of the operators, and what happens under other transforms of PyTorch."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from checks import make_features, make_mask
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from mcl_triton import ChannelGroups, MCLoss, channel_pool, class_maps, mc_loss, sample_channel_mask
+
+GROUPS = ChannelGroups([3, 1, 3, 7, 1, 2, 3])
+TARGETS = torch.tensor([0, 6, 3, 3])
+RUNS = [number for run in GROUPS.runs for number in run]
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch.compiler.reset()
+
+
+def signed(batch=4, dtype=torch.float32, groups=GROUPS):
+    return make_features("signed", (batch, groups.num_channels, 5, 4), dtype)
+
+
+def gradient_of(function, features, *arguments):
+    features = features.detach().requires_grad_()
+    loss = function(features, *arguments).loss
+    return loss.detach(), torch.autograd.grad(loss, features)[0]
+
+
+def counted():
+    """A backend that makes forward and backward graphs, runs them as they are, and counts."""
+    return CompileCounterWithBackend("aot_eager")
+
+
+@pytest.mark.parametrize("convention", ["official", "paper"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_function(dtype, layout, convention):
+    def loss(features, targets, mask):
+        return mc_loss(features, targets, GROUPS, mask=mask, convention=convention)
+
+    features = signed(dtype=dtype).contiguous(memory_format=layout)
+    mask = make_mask("per sample", 4, 20)
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    found, expected = (gradient_of(each, features, TARGETS, mask) for each in (compiled, loss))
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+    assert found[1].stride() == features.stride()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs a C++ compiler")
+def test_inductor():
+    module = MCLoss(GROUPS, class_weights=torch.arange(1.0, 8), label_smoothing=0.1)
+    compiled = torch.compile(module, fullgraph=True)
+    mask = make_mask("shared", 4, 20)
+    found, expected = (gradient_of(each, signed(), TARGETS, mask) for each in (compiled, module))
+    torch.testing.assert_close(found, expected)
+    random = {compiled(signed(), TARGETS).loss.item() for _ in range(8)}
+    assert len(random) > 4
+
+
+def test_module_in_a_training_loop():
+    """Nothing is compiled again from step to step, every step draws a new mask, and evaluation draws none."""
+    counter = counted()
+    module = MCLoss(GROUPS)
+    compiled = torch.compile(module, fullgraph=True, backend=counter)
+    losses = set()
+    for step in range(6):
+        features = make_features("signed", (4, 20, 5, 4), torch.float32, seed=step % 2).requires_grad_()
+        loss = compiled(features, TARGETS).loss
+        loss.backward()
+        assert features.grad.any()
+        losses.add(loss.item())
+    assert counter.frame_count == 1
+    assert len(losses) == 6
+
+    module.eval()
+    for _ in range(3):
+        torch.testing.assert_close(compiled(signed(), TARGETS).loss, module(signed(), TARGETS).loss)
+    assert counter.frame_count == 2
+
+
+def test_compiled_masks_are_those_of_eager():
+    features = signed()
+    compiled = torch.compile(lambda f: mc_loss(f, TARGETS, GROUPS).loss, fullgraph=True, backend="aot_eager")
+    compiled(features)
+    state = torch.get_rng_state()
+    found = [compiled(features) for _ in range(3)]
+    torch.set_rng_state(state)
+    assert found == [mc_loss(features, TARGETS, GROUPS).loss for _ in range(3)]
+
+
+@pytest.mark.parametrize("targets", ["indices", "probabilities"])
+def test_batches_of_any_size(targets):
+    """The last batch of an epoch is smaller: one more graph, with a size that may change, serves all others."""
+    counter = counted()
+    module = MCLoss(GROUPS, drop=0)
+    compiled = torch.compile(module, fullgraph=True, backend=counter)
+    for batch in (6, 7, 3, 8, 12):
+        of_batch = torch.arange(batch) % 7 if targets == "indices" else torch.rand(batch, 7).softmax(dim=1)
+        found, expected = (gradient_of(each, signed(batch), of_batch) for each in (compiled, module))
+        torch.testing.assert_close(found, expected)
+    assert counter.frame_count == 2
+
+
+def test_maps_of_any_size():
+    counter = counted()
+
+    def loss(features, targets):
+        return mc_loss(features, targets, GROUPS, drop=0)
+
+    compiled = torch.compile(loss, fullgraph=True, backend=counter)
+    for height, width in ((5, 6), (7, 3), (9, 14), (2, 8)):
+        features = make_features("signed", (4, 20, height, width), torch.float32)
+        found, expected = (gradient_of(each, features, TARGETS) for each in (compiled, loss))
+        torch.testing.assert_close(found, expected)
+    assert counter.frame_count == 2
+
+
+def test_a_mask_for_each_sample_of_batches_of_any_size():
+    counter = counted()
+    compiled = torch.compile(lambda f, m: channel_pool(f, GROUPS, m).scores, fullgraph=True, backend=counter)
+    for batch in (6, 7, 3, 8):
+        mask = make_mask("per sample", batch, 20)
+        assert torch.equal(compiled(signed(batch), mask), channel_pool(signed(batch), GROUPS, mask).scores)
+    assert counter.frame_count == 2
+
+
+@pytest.mark.parametrize("sizes", [[5] * 4, [3, 1, 7, 9]], ids=["uniform", "ragged"])
+def test_groups_are_constants(sizes):
+    """Other groups are another graph."""
+    counter = counted()
+
+    @torch.compile(fullgraph=True, backend=counter)
+    def loss(features, groups):
+        return mc_loss(features, TARGETS % 2, groups, drop=0)
+
+    first, second = ChannelGroups(sizes), ChannelGroups(sizes[::-1] if len(set(sizes)) > 1 else [10, 10])
+    for groups in (first, second, first, second, second):
+        expected = mc_loss(signed(), TARGETS % 2, groups, drop=0).loss
+        assert torch.equal(loss(signed(), groups).loss, expected)
+    assert counter.frame_count == 2
+
+
+def test_sampled_mask():
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def draw():
+        return sample_channel_mask(GROUPS, batch_size=3)
+
+    masks = [draw() for _ in range(4)]
+    assert len({tuple(mask.flatten().tolist()) for mask in masks}) == 4
+    for mask in masks:
+        zeros = [[int((part == 0).sum()) for part in row.split(list(GROUPS.sizes))] for row in mask]
+        assert zeros == [[1, 0, 1, 3, 0, 1, 1]] * 3
+
+
+def test_sampled_mask_for_batches_of_any_size():
+    counter = counted()
+    compiled = torch.compile(
+        lambda features: sample_channel_mask(GROUPS, batch_size=len(features)), fullgraph=True, backend=counter
+    )
+    for batch in (6, 7, 3, 8):
+        assert compiled(signed(batch)).sum(dim=1).tolist() == [13] * batch
+    assert counter.frame_count == 2
+
+
+def test_first_use_inside_a_compiled_function():
+    """What was made while tracing must not be kept for ordinary use."""
+    groups = ChannelGroups([5, 1, 4, 2])  # of no other test
+    features = signed(groups=groups)
+    compiled = torch.compile(lambda f: mc_loss(f, TARGETS % 4, groups), fullgraph=True, backend="aot_eager")
+    gradient_of(compiled, features)
+    assert type(sample_channel_mask(groups)) is torch.Tensor
+    loss, gradient = gradient_of(lambda f: mc_loss(f, TARGETS % 4, groups), features)
+    assert loss.isfinite()
+    assert type(gradient) is torch.Tensor
+
+
+def test_autocast_under_compile():
+    layer = torch.nn.Conv2d(3, 20, 3)
+    module = MCLoss(GROUPS, drop=0)
+    images = torch.randn(4, 3, 7, 6)
+
+    def step(images):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return module(layer(images), TARGETS)
+
+    found = torch.compile(step, fullgraph=True, backend="aot_eager")(images).loss
+    torch.testing.assert_close(found, step(images).loss)
+    (gradient,) = torch.autograd.grad(found, layer.weight)
+    torch.testing.assert_close(gradient, torch.autograd.grad(step(images).loss, layer.weight)[0])
+
+
+def test_bad_input_is_refused_while_tracing():
+    compiled = torch.compile(lambda f, t: mc_loss(f, t, GROUPS), backend="aot_eager")
+    with pytest.raises(Exception, match="19 channels"):
+        compiled(signed()[:, :19], TARGETS)
+
+
+# The operators
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("mask", ["none", "shared", "per sample"])
+def test_forward_operator(mask, dtype, requires_grad):
+    mask = make_mask(mask, 4, 20)
+    mask = None if mask is None else mask.to(torch.promote_types(dtype, torch.float32))
+    features = signed(dtype=dtype).requires_grad_(requires_grad)
+    torch.library.opcheck(torch.ops.mcl_triton.channel_pool.default, (features, mask, RUNS))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("given", ["both", "scores", "diversity"])
+def test_backward_operator(given, layout):
+    features = signed().contiguous(memory_format=layout)
+    incoming = torch.randn(2, 4, 7)
+    grad_scores = None if given == "diversity" else incoming[0]
+    grad_diversity = None if given == "scores" else incoming[1]
+    mask = make_mask("per sample", 4, 20)
+    torch.library.opcheck(
+        torch.ops.mcl_triton.channel_pool_backward.default, (features, mask, RUNS, grad_scores, grad_diversity)
+    )
+
+
+# Other transforms
+
+
+def test_checkpointed_activations():
+    layer = torch.nn.Conv2d(3, 20, 3)
+    images = torch.randn(4, 3, 7, 6)
+
+    def step(images):
+        return mc_loss(layer(images), TARGETS, GROUPS).loss
+
+    torch.manual_seed(1)
+    (expected,) = torch.autograd.grad(step(images), layer.weight)
+    torch.manual_seed(1)
+    loss = torch.utils.checkpoint.checkpoint(step, images, use_reentrant=False)
+    assert torch.equal(torch.autograd.grad(loss, layer.weight)[0], expected)
+
+
+def test_vmap_of_the_pooling():
+    """Slow, as PyTorch itself warns, but right: one sample set after another."""
+    features = torch.stack([signed(), -signed()])
+    with pytest.warns(UserWarning, match="performance drop"):
+        found = torch.func.vmap(lambda each: channel_pool(each, GROUPS))(features)
+    for one, scores, diversity in zip(features, *found, strict=True):
+        assert torch.equal(scores, channel_pool(one, GROUPS).scores)
+        assert torch.equal(diversity, channel_pool(one, GROUPS).diversity)
+
+
+@pytest.mark.parametrize("transform", [torch.func.grad, torch.func.jacrev])
+def test_functional_gradients_raise(transform):
+    """A limit of PyTorch's custom operators; `torch.autograd.grad` is what works."""
+    with pytest.raises(RuntimeError, match="functorch transforms"):
+        transform(lambda features: mc_loss(features, TARGETS, GROUPS, drop=0).loss)(signed())
+
+
+def test_forward_mode_is_not_silently_wrong():
+    """There is no forward-mode derivative: a tangent of zero would be a wrong answer."""
+    features = signed()
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        torch.func.jvp(lambda f: mc_loss(f, TARGETS, GROUPS, drop=0).loss, (features,), (torch.ones_like(features),))
+
+
+def test_class_maps_compile():
+    classes = torch.tensor([[0, 1], [3, 3], [2, 0], [6, 5]])
+    compiled = torch.compile(lambda f, c: class_maps(f, GROUPS, c), backend="aot_eager")
+    assert torch.equal(compiled(signed(), classes), class_maps(signed(), GROUPS, classes))
+
+
+# Imports
+
+
+def run_python(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_import_brings_no_triton():
+    found = run_python(
+        "import sys, torch\nprint('triton' in sys.modules)\nimport mcl_triton\nprint('triton' in sys.modules)\n"
+    )
+    with_torch, with_ours = found.stdout.split()
+    if with_torch == "True":
+        pytest.skip("this PyTorch imports triton itself")
+    assert with_ours == "False"
+
+
+def test_works_where_triton_is_not_installed():
+    ours = run_python(
+        "import sys; sys.modules['triton'] = None\n"
+        "import torch, mcl_triton\n"
+        "features = torch.rand(2, 6, 3, 3, requires_grad=True)\n"
+        "groups = mcl_triton.ChannelGroups([3, 3])\n"
+        "mcl_triton.mc_loss(features, torch.tensor([0, 1]), groups).loss.backward()\n"
+        "assert features.grad.any()\n"
+    )
+    assert ours.returncode == 0, ours.stderr
