@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from mcl_triton import ChannelGroups, mc_loss, sample_channel_mask
-from reference.environment import environment
+from reference.environment import environment, usable_cores
 from reference.loss import official_loss
 from reference.official import ragged_loss
 
@@ -150,8 +150,10 @@ def measure(case: Case, providers: dict[str, Loss], turns: int) -> dict[str, lis
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, nargs="+", default=[2, 1], help="numbers of threads (default: 2 1)")
-    parser.add_argument("--turns", type=int, default=15, help="measurements of each provider (default: 15)")
+    parser.add_argument(
+        "--threads", type=int, nargs="+", default=[usable_cores()], help="numbers of threads (default: all cores)"
+    )
+    parser.add_argument("--turns", type=int, default=11, help="measurements of each provider (default: 11)")
     parser.add_argument("--cases", nargs="+", default=[""], help="only cases whose line contains one of these")
     parser.add_argument("--no-compile", action="store_true", help="leave out what torch.compile has to compile first")
     arguments = parser.parse_args()

@@ -13,8 +13,8 @@ import torch
 class ChannelGroups:
     """The channels of every class: class ``i`` owns the ``sizes[i]`` channels that follow those of class ``i - 1``.
 
-    Immutable and hashable; two objects with the same sizes are equal. ``torch.compile`` takes one as a constant: make it
-    once, outside of what is compiled.
+    Immutable and hashable; two objects with the same sizes are equal. ``torch.compile`` takes one as a constant: make
+    it once, outside of what is compiled.
 
     Args:
         sizes: channels of each class (ξ_i), positive integers, one a class.

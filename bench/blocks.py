@@ -1,0 +1,58 @@
+"""What the size of the eager path's blocks costs and gains: `python -m bench.blocks`.
+
+Lowest of several interleaved measurements of the forward and the backward operator, in milliseconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+from unittest.mock import patch
+
+import torch
+
+from mcl_triton import blocks, eager, sample_channel_mask
+from reference.environment import environment, usable_cores
+
+from .cpu import CASES, Case, seconds
+
+MIB = (0.25, 0.5, 1, 2, 4, 8, 16, 64)
+
+
+def sweep(case: Case, turns: int) -> dict[float, tuple[float, float]]:
+    """Seconds of forward and backward, by the block's size in MiB."""
+    features = case.features()
+    mask = sample_channel_mask(case.groups)
+    runs = [number for run in case.groups.runs for number in run]
+    grads = [torch.randn(case.batch, case.groups.num_classes) for _ in range(2)]
+    times: dict[float, list[tuple[float, float]]] = {mib: [] for mib in MIB}
+    for _ in range(turns):
+        for mib in MIB:
+            with patch.object(blocks, "BLOCK_BYTES", int(mib * 2**20)):
+                forward = seconds(lambda: eager.forward(features, runs, mask))
+                backward = seconds(lambda: eager.backward(features, runs, mask, *grads))
+            times[mib].append((forward, backward))
+    return {mib: (min(forward for forward, _ in of), min(backward for _, backward in of)) for mib, of in times.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--threads", type=int, nargs="+", default=[usable_cores()], help="numbers of threads (default: all cores)"
+    )
+    parser.add_argument("--turns", type=int, default=8, help="measurements of each size (default: 8)")
+    arguments = parser.parse_args()
+    on = environment()
+    print(f"{on['cpu']}, {on['cores']} cores; Python {on['python']}, torch {on['torch']}; forward + backward, ms")
+    for threads in arguments.threads:
+        torch.set_num_threads(threads)
+        print(f"{threads} threads".ljust(66) + "".join(f"{mib:g} MiB".rjust(14) for mib in MIB))
+        for case in CASES:
+            cells = [
+                f"{1e3 * forward:.1f} + {1e3 * backward:.1f}"
+                for forward, backward in sweep(case, arguments.turns).values()
+            ]
+            print(str(case).ljust(66) + "".join(cell.rjust(14) for cell in cells), flush=True)
+
+
+if __name__ == "__main__":
+    main()
