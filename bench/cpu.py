@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.profiler import ProfilerActivity, profile
 
 from mcl_triton import ChannelGroups, mc_loss, sample_channel_mask
 from reference.environment import environment, usable_cores
@@ -148,6 +149,19 @@ def measure(case: Case, providers: dict[str, Loss], turns: int) -> dict[str, lis
     return times
 
 
+def profile_ours(case: Case) -> str:
+    """Where the time of our forward + backward goes, operator by operator."""
+    features, generator = case.features(), torch.Generator().manual_seed(1)
+    targets = torch.randint(case.groups.num_classes, (case.batch,), generator=generator)
+    mask = sample_channel_mask(case.groups, generator=generator)
+    for _ in range(3):
+        step(ours, features, targets, mask, case.groups)
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        for _ in range(10):
+            step(ours, features, targets, mask, case.groups)
+    return profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=12, max_name_column_width=40)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -156,6 +170,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=11, help="measurements of each provider (default: 11)")
     parser.add_argument("--cases", nargs="+", default=[""], help="only cases whose line contains one of these")
     parser.add_argument("--no-compile", action="store_true", help="leave out what torch.compile has to compile first")
+    parser.add_argument("--profile", action="store_true", help="show where our time goes, and time nothing")
     arguments = parser.parse_args()
 
     providers: dict[str, Loss] = {"official": official, "plain": plain, "ours": ours}
@@ -171,6 +186,9 @@ def main() -> None:
             if not any(part in str(case) for part in arguments.cases):
                 continue
             print(f"{case}, {threads} threads")
+            if arguments.profile:
+                print(profile_ours(case))
+                continue
             times = measure(case, providers, arguments.turns)
             for name, values in times.items():
                 line = f"  {name:15}{statistics.median(values) * 1e3:8.2f} ms"
