@@ -96,15 +96,23 @@ def test_compiled_masks_are_those_of_eager():
 
 @pytest.mark.parametrize("targets", ["indices", "probabilities"])
 def test_batches_of_any_size(targets):
-    """The last batch of an epoch is smaller: one more graph, with a size that may change, serves all others."""
-    counter = counted()
+    """The last batch of an epoch is smaller: one more graph, with a size that may change, serves all others.
+
+    PyTorch 2.9 compiles its own cross-entropy of probabilities anew for every size; there is no help for that here.
+    """
+    counter, counter_of_cross_entropy = counted(), counted()
     module = MCLoss(GROUPS, drop=0)
     compiled = torch.compile(module, fullgraph=True, backend=counter)
+    cross_entropy = torch.compile(
+        lambda *args: torch.nn.functional.cross_entropy(*args), fullgraph=True, backend=counter_of_cross_entropy
+    )
     for batch in (6, 7, 3, 8, 12):
         of_batch = torch.arange(batch) % 7 if targets == "indices" else torch.rand(batch, 7).softmax(dim=1)
         found, expected = (gradient_of(each, signed(batch), of_batch) for each in (compiled, module))
         torch.testing.assert_close(found, expected)
-    assert counter.frame_count == 2
+        cross_entropy(torch.zeros(batch, 7, requires_grad=True), of_batch).backward()
+    assert counter.frame_count == counter_of_cross_entropy.frame_count
+    assert counter.frame_count == 2 or targets == "probabilities"
 
 
 def test_maps_of_any_size():
@@ -244,11 +252,11 @@ def test_checkpointed_activations():
     assert torch.equal(torch.autograd.grad(loss, layer.weight)[0], expected)
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_vmap_of_the_pooling():
     """Slow, as PyTorch itself warns, but right: one sample set after another."""
     features = torch.stack([signed(), -signed()])
-    with pytest.warns(UserWarning, match="performance drop"):
-        found = torch.func.vmap(lambda each: channel_pool(each, GROUPS))(features)
+    found = torch.func.vmap(lambda each: channel_pool(each, GROUPS))(features)
     for one, scores, diversity in zip(features, *found, strict=True):
         assert torch.equal(scores, channel_pool(one, GROUPS).scores)
         assert torch.equal(diversity, channel_pool(one, GROUPS).diversity)
@@ -261,6 +269,7 @@ def test_functional_gradients_raise(transform):
         transform(lambda features: mc_loss(features, TARGETS, GROUPS, drop=0).loss)(signed())
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # PyTorch's own, when forward mode begins
 def test_forward_mode_is_not_silently_wrong():
     """There is no forward-mode derivative: a tangent of zero would be a wrong answer."""
     features = signed()
