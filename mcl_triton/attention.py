@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
-from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
-from .groups import ChannelGroups, integer, require_groups
-from .tables import once_per_device
+from .constants import once_per_device
+from .groups import ChannelGroups, integer, positive, require_groups
 
 Drop = str | int | float | Sequence[int]
 """How many channels of each class are zeroed: "half", a number, a fraction, or one number a class."""
@@ -54,6 +53,8 @@ def sample_channel_mask(
     Source: the paper's section on the discriminality component; how many to drop varies among published codes.
     """
     require_groups(groups)
+    if batch_size is not None and not isinstance(batch_size, int):  # NumPy's, if an integer at all
+        batch_size = positive("batch_size", batch_size)
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be None or at least 1; got {batch_size}.")
     device = torch.empty(0, device=device).device  # with its index, whatever was given
@@ -76,12 +77,13 @@ _EXPECTED = 'drop must be "half", an integer, a fraction in [0, 1), or one integ
 
 def hashable_drop(drop: Drop) -> HashableDrop:
     """``drop`` in plain Python types, a sequence as a tuple; TypeError for what it cannot be."""
-    if isinstance(drop, str):
-        return drop
-    if isinstance(drop, float):
-        return float(drop)  # of a subclass such as NumPy's
+    plain = drop.tolist() if hasattr(drop, "tolist") else drop  # arrays and tensors
+    if isinstance(plain, str):
+        return plain
+    if isinstance(plain, float):
+        return float(plain)  # of a subclass, whose text may be another
     try:
-        return tuple(integer(number) for number in drop) if _is_iterable(drop) else integer(drop)
+        return tuple(integer(number) for number in plain) if isinstance(plain, Sequence) else integer(plain)
     except TypeError:
         raise TypeError(f"{_EXPECTED}; got {drop!r:.200}.") from None
 
@@ -107,10 +109,6 @@ def dropped_channels(groups: ChannelGroups, drop: HashableDrop) -> list[int]:
                 f'which has {size}. drop="half" and fractions adapt to the size of a group.'
             )
     return dropped
-
-
-def _is_iterable(value: object) -> TypeGuard[Iterable[object]]:
-    return isinstance(value, Iterable) and getattr(value, "ndim", 1) > 0  # a 0-d tensor is a number
 
 
 @once_per_device

@@ -22,8 +22,8 @@ _LONG_ROW = 32
 
 # The order of the dimensions [B, n, ξ, P] in which a block is worked on.
 _AS_IT_LIES = (0, 1, 2, 3)  # contiguous features with long rows
-_CHANNELS_FIRST = (2, 0, 1, 3)  # the maximum over the channels runs along whole blocks, however short the rows
-_CHANNELS_LAST = (2, 0, 3, 1)  # likewise, and classes innermost, nearly as they lie in channels_last
+_CHANNELS_FIRST = (2, 0, 1, 3)  # all others are copied: the maximum over the channels then runs along whole blocks
+# Positions come last in either: a softmax along another dimension rounds equal rows differently, and breaks their ties.
 
 
 def parts_of(features: Tensor, runs: Sequence[int]) -> list[Part]:
@@ -33,8 +33,6 @@ def parts_of(features: Tensor, runs: Sequence[int]) -> list[Part]:
 
 
 def _order(features: Tensor, runs: Sequence[int]) -> tuple[int, ...]:
-    if features.stride(1) == 1 and features.shape[1] > 1 and features.shape[2] > 1:
-        return _CHANNELS_LAST
     is_uniform = len(runs) == 2
     blocks_are_contiguous = is_uniform or features[0].nbytes >= BLOCK_BYTES // 4
     if features.is_contiguous() and features.shape[2] >= _LONG_ROW and blocks_are_contiguous:

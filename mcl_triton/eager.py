@@ -1,4 +1,4 @@
-"""The two reductions and their gradient in plain PyTorch, for the CPU.
+"""The two reductions and their gradient in plain PyTorch, arranged for the CPU; they run on any device.
 
 The features are worked on in blocks that stay in the cache. `docs/cpu.md` says what each choice here gained.
 """

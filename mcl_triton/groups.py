@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from itertools import accumulate, groupby
 from typing import NoReturn
 
-import torch
+from .constants import constant_when_compiled
 
 
+@constant_when_compiled
 class ChannelGroups:
     """The channels of every class: class ``i`` owns the ``sizes[i]`` channels that follow those of class ``i - 1``.
 
@@ -83,8 +84,8 @@ class ChannelGroups:
             TypeError: an argument is not an integer.
             ValueError: an argument is less than 1.
         """
-        num_classes = _positive("num_classes", num_classes)
-        return cls([_positive("channels_per_class", channels_per_class)] * num_classes)
+        num_classes = positive("num_classes", num_classes)
+        return cls([positive("channels_per_class", channels_per_class)] * num_classes)
 
     @classmethod
     def split(cls, num_channels: int, num_classes: int) -> ChannelGroups:
@@ -101,8 +102,8 @@ class ChannelGroups:
         >>> ChannelGroups.split(2048, 200)
         ChannelGroups(152x10 + 48x11)
         """
-        num_channels = _positive("num_channels", num_channels)
-        num_classes = _positive("num_classes", num_classes)
+        num_channels = positive("num_channels", num_channels)
+        num_classes = positive("num_classes", num_classes)
         if num_channels < num_classes:
             raise ValueError(
                 f"cannot split {num_channels} channels among {num_classes} classes: every class needs at least one. "
@@ -124,7 +125,7 @@ class ChannelGroups:
         return self._hash
 
     def __reduce__(self) -> tuple[type[ChannelGroups], tuple[tuple[int, ...]]]:
-        return ChannelGroups, (self.sizes,)
+        return type(self), (self.sizes,)
 
     def __repr__(self) -> str:
         if len(self.runs) <= 4:
@@ -142,7 +143,8 @@ def integer(value: object) -> int:
     return operator.index(value)  # type: ignore[arg-type]
 
 
-def _positive(name: str, value: object) -> int:
+def positive(name: str, value: object) -> int:
+    """``value`` as an int of at least 1; TypeError or ValueError, with its name, for anything else."""
     try:
         number = integer(value)
     except TypeError:
@@ -159,7 +161,3 @@ def require_groups(groups: object) -> None:
             f"groups must be a ChannelGroups; got {type(groups).__name__}. "
             "Make one of a list of sizes by ChannelGroups(sizes), or of equal ones by ChannelGroups.uniform(C, ξ)."
         )
-
-
-# Instances are constants under torch.compile.
-torch.utils._pytree.register_constant(ChannelGroups)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from .attention import Drop, dropped_channels, hashable_drop, sample_channel_mask
+from .constants import once_per_device, values_are_readable
 from .groups import ChannelGroups, require_groups
 from .pooling import check_arguments, check_backend, pool_checked
-from .tables import once_per_device, values_are_readable
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
@@ -70,7 +70,9 @@ def mc_loss(
         groups: which of the N channels belong to which of the C classes.
         mask: zeros and ones, (N,) or (B, N), in place of a random one; ``drop`` and ``generator`` are then not used.
         drop: how many channels of each class are zeroed at random in this call, see `sample_channel_mask`; 0 for none.
-        generator: source of randomness for the mask, on the device of the features.
+        generator: source of randomness for the mask, on the device of the features. Where PyTorch has to repeat or
+            trace the draw it cannot follow a generator (activation checkpointing, ``torch.compile``): draw the mask
+            outside, and pass ``mask``.
         convention: ``"official"`` or ``"paper"``, the two formulas above.
         weights: (α, β), by default (1.5, 20), or (μ, λ), by default (0.005, 10).
         label_smoothing: of the cross-entropy, in [0, 1].
@@ -87,6 +89,7 @@ def mc_loss(
     Raises:
         TypeError, ValueError: an argument does not fit; the message says which and how. Targets out of range raise
             on the CPU. On a GPU looking at them would stall it: there the assertion of cross_entropy's kernel fails.
+        NotImplementedError: ``backend="triton"``, and forward-mode derivatives.
 
     Source: IEEE TIP 2020, arXiv 2002.04264; the official convention is that of the authors' code.
     """
@@ -229,12 +232,14 @@ def _mean_fraction(diversity_scores: Tensor, groups: ChannelGroups) -> Tensor:
 
 
 def _check_weights(convention: str, weights: Sequence[float] | None) -> tuple[float, float]:
-    if convention not in _DEFAULT_WEIGHTS:
+    if not isinstance(convention, str) or convention not in _DEFAULT_WEIGHTS:
         raise ValueError(f'convention must be "official" or "paper"; got {convention!r}.')
     names = "(alpha, beta)" if convention == "official" else "(mu, lambda)"
     if weights is None:
         return _DEFAULT_WEIGHTS[convention]
     try:
+        if not isinstance(weights, list | tuple):
+            raise TypeError
         first, second = (float(weight) for weight in weights)
     except (TypeError, ValueError):
         raise TypeError(f"weights must be two numbers, {names}; got {weights!r:.200}.") from None
@@ -253,8 +258,10 @@ def _check_criterion(
     class_weights: Tensor | None,
     ignore_index: int,
 ) -> None:
-    if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"label_smoothing must be from 0 to 1; got {label_smoothing}.")
+    if not isinstance(label_smoothing, int | float) or not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing must be from 0 to 1; got {label_smoothing!r:.200}.")
+    if not isinstance(ignore_index, int):
+        raise TypeError(f"ignore_index must be an integer; got {ignore_index!r:.200}.")
     if class_weights is not None:
         if not isinstance(class_weights, Tensor):
             raise TypeError(f"class_weights must be a tensor; got {type(class_weights).__name__}.")
@@ -288,6 +295,8 @@ def _check_targets(targets: Tensor, features: Tensor, groups: ChannelGroups, ign
             raise ValueError(
                 f"{expected()}; got {targets.dtype} {tuple(targets.shape)}. Class indices are integers: targets.long()."
             )
+        if ignore_index != -100:
+            raise ValueError(f"ignore_index={ignore_index} is for class indices; the targets are probabilities.")
         return targets
     if targets.is_complex() or targets.dtype == torch.bool:
         raise TypeError(f"{expected()}; got {targets.dtype}.")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .constants import values_are_readable
 from .groups import ChannelGroups, require_groups
-from .tables import values_are_readable
 
 
 def class_maps(features: Tensor, groups: ChannelGroups, classes: Tensor | int, *, reduce: str | None = "max") -> Tensor:
@@ -45,7 +45,10 @@ def class_maps(features: Tensor, groups: ChannelGroups, classes: Tensor | int, *
         )
     batch = shape[0]
     if not isinstance(classes, Tensor):
-        classes = torch.tensor(classes, device="cpu")
+        try:
+            classes = torch.tensor(classes, device="cpu")
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"classes must be integers, a tensor or an int; got {classes!r:.200}.") from None
     if classes.is_floating_point() or classes.is_complex() or classes.dtype == torch.bool:
         raise TypeError(f"classes must be integers; got {classes.dtype}.")
     if classes.dim() == 0:

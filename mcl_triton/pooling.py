@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from . import eager
+from .constants import values_are_readable
 from .groups import ChannelGroups, require_groups
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -52,7 +53,7 @@ def channel_pool(
     Raises:
         TypeError: the features are no floating tensor, ``groups`` is no ChannelGroups, the mask no real tensor.
         ValueError: a shape, a device or the backend does not fit; the message says which.
-        NotImplementedError: ``backend="triton"``, which is not there yet.
+        NotImplementedError: ``backend="triton"``, which is not there yet, and forward-mode derivatives.
 
     Source: equations of the discriminality and the diversity component, IEEE TIP 2020, arXiv 2002.04264.
     """
@@ -103,6 +104,8 @@ def check_arguments(features: Tensor, groups: ChannelGroups, mask: Tensor | None
         raise ValueError(f"mask must be {(shape[1],)} or {shape[:2]} for features {shape}; got {tuple(mask.shape)}.")
     if mask.device != features.device:
         raise ValueError(f"mask is on {mask.device}, features are on {features.device}: move one of them.")
+    if mask.device.type == "cpu" and values_are_readable() and not ((mask == 0) | (mask == 1)).all():
+        raise ValueError("mask must hold zeros and ones only: 1 for a channel that is kept, 0 for one that is masked.")
     if mask.requires_grad:
         raise ValueError("mask requires a gradient, and has none: it is a choice of channels. Pass mask.detach().")
 

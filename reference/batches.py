@@ -1,7 +1,6 @@
 """What each step trains on: the order and the augmentation of the samples as a function of (seed, epoch, sample).
 
-No random state has to be saved: an interrupted epoch goes on at its next batch as if nothing had happened, in any
-number of loader processes.
+No random state has to be saved: an interrupted epoch goes on at its next batch as if nothing had happened.
 """
 
 from __future__ import annotations

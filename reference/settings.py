@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -50,7 +51,10 @@ class Settings:
         _require(1 <= self.training_photos < faces.PHOTOS_PER_PERSON, "training_photos", self, "from 1 to 9")
         _require(self.channels_per_class >= 1, "channels_per_class", self, "at least 1")
         _require(
-            len(self.weights) == 2 and min(self.weights) >= 0, "weights", self, "two numbers, none of them negative"
+            len(self.weights) == 2 and all(0 <= weight < math.inf for weight in self.weights),
+            "weights",
+            self,
+            "two finite numbers, none of them negative",
         )
         _require(self.epochs >= 1, "epochs", self, "at least 1")
         _require(self.batch_size >= 2, "batch_size", self, "at least 2, for batch norm")
@@ -64,6 +68,7 @@ class Settings:
             "positive and rising",
         )
         _require(self.threads >= 1, "threads", self, "at least 1")
+        _require(0 <= self.seed < 2**63, "seed", self, "from 0 to below 2^63")
 
 
 def _require(holds: bool, name: str, settings: Settings, expected: str) -> None:

@@ -58,6 +58,9 @@ def main(arguments: list[str] | None = None) -> int:
         "--resume", type=Path, metavar="FOLDER", help="go on with the run in this folder, with the settings it has"
     )
     options = parser.parse_args(arguments)
+    ignored = [name for name, value in vars(options).items() if name != "resume" and value != parser.get_default(name)]
+    if options.resume and ignored:
+        parser.error(f"--resume goes on with the run as it was set; it cannot take {', '.join(ignored)} as well.")
     folder = options.resume or options.folder
     if not options.resume and (folder / CHECKPOINT).exists():
         parser.error(f"{folder} holds a run: go on with it by --resume {folder}, or choose another --folder.")

@@ -1,4 +1,7 @@
-"""Small constant tensors that depend on the groups alone: made once for each device and kept there."""
+"""What does not change from step to step: for `torch.compile`, and on a device.
+
+The only file that reaches for parts of PyTorch that are not public.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,17 @@ from typing import ParamSpec, TypeVar, cast
 
 import torch
 from torch.utils._python_dispatch import _get_current_dispatch_mode
+from torch.utils._pytree import register_constant
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
+Class = TypeVar("Class")
+
+
+def constant_when_compiled(cls: type[Class]) -> type[Class]:
+    """Decorate an immutable class whose instances `torch.compile` is to take as constants."""
+    register_constant(cls)
+    return cls
 
 
 def values_are_readable() -> bool:
