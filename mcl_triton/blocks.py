@@ -121,9 +121,8 @@ class Scratch:
 
     def __init__(self, features: Tensor, dtype: torch.dtype) -> None:
         self.dtype = dtype
-        self._least = min(
-            features.numel(), BLOCK_BYTES // dtype.itemsize
-        )  # no block of a later part needs a larger one
+        # Enough for the blocks of every part, so that no second buffer is made while the first is in use.
+        self._least = min(features.numel(), BLOCK_BYTES // dtype.itemsize)
         self._empty = features.new_empty(0, dtype=dtype)
         self._buffers: dict[str, Tensor] = {}
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from checks import by_oracle, lay_out, make_features, make_mask
 
-from mcl_triton import ChannelGroups, MCLoss, channel_pool, mc_loss
+from mcl_triton import ChannelGroups, MCLoss, channel_pool, class_maps, mc_loss, sample_channel_mask
 from reference import loss as oracle
 
 GROUPS = ChannelGroups([3, 1, 2])
@@ -366,3 +366,55 @@ def test_float16_that_overflows_in_the_sum():
     """The mean of the largest float16 numbers is a float32 number."""
     features = make_features("constant", (2, 6, 20, 20), torch.float16) * 0 + 65504
     assert channel_pool(features, GROUPS).scores.tolist() == [[65504.0] * 3] * 2
+
+
+# Settings that only look right
+
+
+@pytest.mark.parametrize(
+    ("setting", "error", "parts"),
+    [
+        ({"weights": "12"}, TypeError, ["two numbers, (alpha, beta)", "got '12'"]),
+        ({"weights": {1: 2, 3: 4}}, TypeError, ["two numbers", "got {1: 2, 3: 4}"]),
+        ({"convention": ["official"]}, ValueError, ['"official" or "paper"', "got ['official']"]),
+        ({"label_smoothing": None}, ValueError, ["label_smoothing must be from 0 to 1", "got None"]),
+        ({"ignore_index": 1.5}, TypeError, ["ignore_index must be an integer", "got 1.5"]),
+        ({"drop": {0: 1, 1: 0, 2: 1}}, TypeError, ['"half"', "got {0: 1"]),
+    ],
+    ids=str,
+)
+def test_settings_that_only_look_right(setting, error, parts):
+    with refuses(error, *parts):
+        MCLoss(GROUPS, **setting)
+    with refuses(error, *parts):
+        mc_loss(FEATURES, TARGETS, GROUPS, **setting)
+
+
+def test_ignore_index_with_probabilities():
+    with refuses(ValueError, "ignore_index=2", "probabilities"):
+        mc_loss(FEATURES, torch.full((4, 3), 1 / 3), GROUPS, ignore_index=2)
+
+
+@pytest.mark.parametrize("value", [-1.0, 0.5, float("nan")])
+def test_mask_of_other_values(value):
+    mask = torch.ones(6)
+    mask[3] = value
+    with refuses(ValueError, "zeros and ones only"):
+        channel_pool(FEATURES, GROUPS, mask)
+
+
+@pytest.mark.parametrize("batch_size", ["3", 2.5])
+def test_batch_size_of_a_mask(batch_size):
+    with refuses(TypeError, "batch_size must be an integer", f"got {batch_size!r}"):
+        sample_channel_mask(GROUPS, batch_size=batch_size)
+
+
+@pytest.mark.parametrize("classes", [None, "a"])
+def test_classes_of_maps(classes):
+    with refuses(TypeError, "classes must be integers", f"got {classes!r}"):
+        class_maps(FEATURES, GROUPS, classes)
+
+
+def test_sparse_features():
+    with refuses(TypeError, "dense tensor", "sparse", ".to_dense()"):
+        channel_pool(FEATURES.to_sparse(), GROUPS)

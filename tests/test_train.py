@@ -331,6 +331,7 @@ def test_a_batch_larger_than_the_data(tmp_path):
         ("training_photos", 10),
         ("channels_per_class", 0),
         ("weights", (-1, 3)),
+        ("weights", (1, float("nan"))),
         ("epochs", 0),
         ("batch_size", 1),
         ("learning_rate", 0.0),
@@ -338,6 +339,7 @@ def test_a_batch_larger_than_the_data(tmp_path):
         ("weight_decay", -0.1),
         ("milestones", (5, 3)),
         ("threads", 0),
+        ("seed", -1),
     ],
 )
 def test_settings_out_of_range(name, value):
@@ -365,6 +367,13 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         train.main([*options, "--folder", str(folder)])
     assert f"holds a run: go on with it by --resume {folder}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", [["--epochs", "9"], ["--weights", "0", "0"], ["--folder", "elsewhere"]], ids=str)
+def test_resuming_takes_no_other_option(option, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        train.main(["--resume", str(tmp_path), *option])
+    assert f"it cannot take {option[0][2:]}" in capsys.readouterr().err
 
 
 def test_nothing_to_resume(tmp_path, capsys):
