@@ -20,6 +20,10 @@ BLOCK_BYTES = 4 << 20
 # Spatial positions from which an operator along a row is as fast as one along a whole block.
 _LONG_ROW = 32
 
+# Positions copied at a time where they lie multiples of a page apart.
+_STRIP = 16
+_PAGE_BYTES = 4096
+
 # The order of the dimensions [B, n, ξ, P] in which a block is worked on.
 _AS_IT_LIES = (0, 1, 2, 3)  # contiguous features with long rows
 _CHANNELS_FIRST = (2, 0, 1, 3)  # all others are copied: the maximum over the channels then runs along whole blocks
@@ -35,9 +39,10 @@ def parts_of(features: Tensor, runs: Sequence[int]) -> list[Part]:
 def _order(features: Tensor, runs: Sequence[int]) -> tuple[int, ...]:
     is_uniform = len(runs) == 2
     blocks_are_contiguous = is_uniform or features[0].nbytes >= BLOCK_BYTES // 4
-    if features.is_contiguous() and features.shape[2] >= _LONG_ROW and blocks_are_contiguous:
-        return _AS_IT_LIES
-    return _CHANNELS_FIRST
+    if features.shape[2] < _LONG_ROW:
+        return _CHANNELS_FIRST
+    is_channels_last = features.stride(1) == 1
+    return _AS_IT_LIES if is_channels_last or (features.is_contiguous() and blocks_are_contiguous) else _CHANNELS_FIRST
 
 
 class Part:
@@ -103,7 +108,7 @@ class Part:
         else:
             class_step = _even_step(self.num_classes, groups)
             sample_step = _even_step(batch, groups / class_step)
-        if self.order == _AS_IT_LIES and not maps.is_contiguous():
+        if self.order == _AS_IT_LIES and maps.stride(-1) == 1 and not maps.is_contiguous():
             sample_step = 1  # a block of one sample is contiguous all the same
 
         def cut(values: Tensor | None) -> Iterator[Tensor | None]:
@@ -140,11 +145,24 @@ class Scratch:
 
     def load(self, block: Tensor) -> Tensor:
         """The block, contiguous and in the working dtype: itself if it is so already, else a copy in the buffer "s"."""
-        return block if self.fits(block) else self("s", block.shape).copy_(block)
+        return block if self.fits(block) else copy(self("s", block.shape), block)
 
     def load_masked(self, block: Tensor, kept: Tensor) -> Tensor:
         """M·F of a block, in the buffer "s"."""
         return torch.mul(self.load(block), kept, out=self("s", block.shape))
+
+
+def copy(target: Tensor, source: Tensor) -> Tensor:
+    """Copy a block to another layout; returns the target.
+
+    In `channels_last` with 1024, 2048, ... channels the positions lie multiples of a page apart, share few places in
+    the cache, and push each other out: there a few of them are copied at a time.
+    """
+    row_bytes = max(tensor.stride(-1) * tensor.itemsize for tensor in (source, target))
+    step = _STRIP if row_bytes % _PAGE_BYTES == 0 else source.shape[-1]
+    for target_strip, source_strip in zip(torch.split(target, step, -1), torch.split(source, step, -1), strict=True):
+        target_strip.copy_(source_strip)
+    return target
 
 
 def _even_step(length: int, largest: float) -> int:

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .blocks import Part, Scratch, parts_of
+from .blocks import Part, Scratch, copy, parts_of
 
 
 def forward(features: Tensor, runs: Sequence[int], mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -107,7 +107,7 @@ def backward(
                 winners = _winners(part, s, out=s, exact_values=exact_values)
                 out.addcmul_(winners, dg_block * kept_block)  # dg / P · M_j · [W_g = j]
             if out is not out_block:
-                out_block.copy_(out)
+                copy(out_block, out)
         part.put_channels(grad_maps, out_maps)
     return grad.copy_(grad_maps.view(grad.shape)) if layout_is_odd else grad
 
