@@ -25,8 +25,8 @@ _STRIP = 16
 _PAGE_BYTES = 4096
 
 # The order of the dimensions [B, n, ξ, P] in which a block is worked on.
-_AS_IT_LIES = (0, 1, 2, 3)  # contiguous features with long rows
-_CHANNELS_FIRST = (2, 0, 1, 3)  # all others are copied: the maximum over the channels then runs along whole blocks
+_NATURAL = (0, 1, 2, 3)  # long rows, contiguous or channels_last
+_CHANNELS_FIRST = (2, 0, 1, 3)  # others, always copied: the maximum over the channels then runs along whole blocks
 # Positions come last in either: a softmax along another dimension rounds equal rows differently, and breaks their ties.
 
 
@@ -37,12 +37,12 @@ def parts_of(features: Tensor, runs: Sequence[int]) -> list[Part]:
 
 
 def _order(features: Tensor, runs: Sequence[int]) -> tuple[int, ...]:
+    has_long_rows = features.shape[2] >= _LONG_ROW
     is_uniform = len(runs) == 2
-    blocks_are_contiguous = is_uniform or features[0].nbytes >= BLOCK_BYTES // 4
-    if features.shape[2] < _LONG_ROW:
-        return _CHANNELS_FIRST
+    # Neighbouring samples of a class size are contiguous in uniform groups; else one sample has to make up a block.
+    is_used_where_it_lies = features.is_contiguous() and (is_uniform or features[0].nbytes >= BLOCK_BYTES // 4)
     is_channels_last = features.stride(1) == 1
-    return _AS_IT_LIES if is_channels_last or (features.is_contiguous() and blocks_are_contiguous) else _CHANNELS_FIRST
+    return _NATURAL if has_long_rows and (is_used_where_it_lies or is_channels_last) else _CHANNELS_FIRST
 
 
 class Part:
@@ -108,7 +108,7 @@ class Part:
         else:
             class_step = _even_step(self.num_classes, groups)
             sample_step = _even_step(batch, groups / class_step)
-        if self.order == _AS_IT_LIES and maps.stride(-1) == 1 and not maps.is_contiguous():
+        if self.order == _NATURAL and maps.stride(-1) == 1 and not maps.is_contiguous():
             sample_step = 1  # a block of one sample is contiguous all the same
 
         def cut(values: Tensor | None) -> Iterator[Tensor | None]:

@@ -26,7 +26,7 @@ def test_there_is_a_short_quick_start() -> None:
 
 def test_every_make_target_and_file_that_it_names_exists() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
-    named = set(re.findall(r"\bmake ([a-z]+)", README))
+    named = set(re.findall(r"(?:^|`)make ([a-z]+)", README, flags=re.MULTILINE))
     assert {"demo", "test"} <= named <= targets
     links = re.findall(r"\]\(((?!http)[^)]+)\)", README) + re.findall(r"`(tests/[^`]+)`", README)
     assert links
