@@ -1,6 +1,6 @@
 """What does not change from step to step: for `torch.compile`, and on a device.
 
-The only file that reaches for parts of PyTorch that are not public.
+The only file that imports parts of PyTorch which are not public.
 """
 
 from __future__ import annotations

@@ -37,15 +37,15 @@ def forward(features: Tensor, runs: Sequence[int], mask: Tensor | None) -> tuple
         kept = None if mask is None else part.of_channels(mask.expand(batch, channels).unsqueeze(2))
         for maps_block, kept_block, g_block, h_block in part.blocks(part.of_channels(features), kept, g, h):
             s = scratch("s", maps_block.shape)
+            # What is loaded may lie in s itself; softmax and product work in place.
             torch.softmax(scratch.load(maps_block), part.position_dim, out=s)
-            torch.sum(s.amax(part.channel_dim, keepdim=True), part.reduced_dims, keepdim=True, out=h_block)  # CCMP, sum
+            maximum = s.amax(part.channel_dim, keepdim=True)  # CCMP
+            torch.sum(maximum, part.reduced_dims, keepdim=True, out=h_block)
             attended = scratch.load(maps_block)
             if mask is not None:
-                torch.mul(attended, kept_block, out=s)  # CWA: M·F
-                attended = s
-            torch.mean(
-                attended.amax(part.channel_dim, keepdim=True), part.reduced_dims, keepdim=True, out=g_block
-            )  # CCMP, GAP
+                attended = torch.mul(attended, kept_block, out=s)  # CWA: M·F
+            maximum = attended.amax(part.channel_dim, keepdim=True)  # CCMP
+            torch.mean(maximum, part.reduced_dims, keepdim=True, out=g_block)  # GAP
         part.put_classes(scores, g)
         part.put_classes(diversity, h)
     return scores, diversity
