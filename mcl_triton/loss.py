@@ -238,7 +238,7 @@ def _check_weights(convention: str, weights: Sequence[float] | None) -> tuple[fl
     if weights is None:
         return _DEFAULT_WEIGHTS[convention]
     try:
-        if not isinstance(weights, list | tuple):
+        if not isinstance(weights, (list, tuple)):
             raise TypeError
         first, second = (float(weight) for weight in weights)
     except (TypeError, ValueError):
@@ -258,7 +258,7 @@ def _check_criterion(
     class_weights: Tensor | None,
     ignore_index: int,
 ) -> None:
-    if not isinstance(label_smoothing, int | float) or not 0 <= label_smoothing <= 1:
+    if not isinstance(label_smoothing, (int, float)) or not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing must be from 0 to 1; got {label_smoothing!r:.200}.")
     if not isinstance(ignore_index, int):
         raise TypeError(f"ignore_index must be an integer; got {ignore_index!r:.200}.")
