@@ -280,9 +280,12 @@ def test_gradcheck(layout, mask, sizes):
     features = lay_out(make_features("signed", (2, sum(sizes), 3, 2), torch.float64), layout).requires_grad_()
     mask = make_mask(mask, 2, sum(sizes))
     for used in (slice(0, 2), slice(0, 1), slice(1, 2)):
-        pool = lambda x, used=used: channel_pool(x, ChannelGroups(sizes), mask)[used]  # noqa: E731
-        # Every element of one layout; a random direction through all of them for the others.
-        assert torch.autograd.gradcheck(pool, features, fast_mode=layout != "contiguous")
+        assert torch.autograd.gradcheck(
+            lambda x, used=used: channel_pool(x, ChannelGroups(sizes), mask)[used],
+            features,
+            # Every element of one layout; a random direction through all of them for the others.
+            fast_mode=layout != "contiguous",
+        )
 
 
 @settings(max_examples=25)
