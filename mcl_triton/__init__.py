@@ -4,7 +4,7 @@ from .attention import sample_channel_mask
 from .groups import ChannelGroups
 from .loss import MCLoss, MCLossOutput, mc_loss
 from .maps import class_maps
-from .pooling import ChannelPool, channel_pool
+from .pooling import ChannelPool, channel_pool, class_scores, diversity_scores
 
 __all__ = [
     "ChannelGroups",
@@ -13,6 +13,8 @@ __all__ = [
     "MCLossOutput",
     "channel_pool",
     "class_maps",
+    "class_scores",
+    "diversity_scores",
     "mc_loss",
     "sample_channel_mask",
 ]

@@ -15,39 +15,48 @@ from torch import Tensor
 from .blocks import Part, Scratch, copy, parts_of
 
 
-def forward(features: Tensor, runs: Sequence[int], mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def forward(
+    features: Tensor, runs: Sequence[int], mask: Tensor | None, wants_scores: bool = True, wants_diversity: bool = True
+) -> tuple[Tensor, Tensor]:
     """Class scores g and diversity scores h.
 
     Args:
         features: F, (B, N, ...), floating.
         runs: how many classes, how many channels each, how many classes, ...: `ChannelGroups.runs` in one list.
         mask: M, (N,) or (B, N), zeros and ones in the dtype of the results; None keeps every channel.
+        wants_scores, wants_diversity: whether g and h are wanted.
 
     Returns:
-        g and h, (B, C), float32, or float64 where the features are.
+        g and h, (B, C), float32, or float64 where the features are; empty where not wanted.
     """
     features = features.flatten(2)  # [B, N, P]
     batch, channels, _ = features.shape
     dtype = working_dtype(features)
-    scores = features.new_empty(batch, sum(runs[::2]), dtype=dtype)
-    diversity = torch.empty_like(scores)
+    shape = (batch, sum(runs[::2]))
+    scores = features.new_empty(shape if wants_scores else 0, dtype=dtype)
+    diversity = features.new_empty(shape if wants_diversity else 0, dtype=dtype)
     scratch = Scratch(features, dtype)
     for part in parts_of(features, runs):
-        g, h = part.of_classes(scores), part.of_classes(diversity)
+        g = part.of_classes(scores) if wants_scores else None
+        h = part.of_classes(diversity) if wants_diversity else None
         kept = None if mask is None else part.of_channels(mask.expand(batch, channels).unsqueeze(2))
         for maps_block, kept_block, g_block, h_block in part.blocks(part.of_channels(features), kept, g, h):
             s = scratch("s", maps_block.shape)
             # What is loaded may lie in s itself; softmax and product work in place.
-            torch.softmax(scratch.load(maps_block), part.position_dim, out=s)
-            maximum = s.amax(part.channel_dim, keepdim=True)  # CCMP
-            torch.sum(maximum, part.reduced_dims, keepdim=True, out=h_block)
-            attended = scratch.load(maps_block)
-            if mask is not None:
-                attended = torch.mul(attended, kept_block, out=s)  # CWA: M·F
-            maximum = attended.amax(part.channel_dim, keepdim=True)  # CCMP
-            torch.mean(maximum, part.reduced_dims, keepdim=True, out=g_block)  # GAP
-        part.put_classes(scores, g)
-        part.put_classes(diversity, h)
+            if wants_diversity:
+                torch.softmax(scratch.load(maps_block), part.position_dim, out=s)
+                maximum = s.amax(part.channel_dim, keepdim=True)  # CCMP
+                torch.sum(maximum, part.reduced_dims, keepdim=True, out=h_block)
+            if wants_scores:
+                attended = scratch.load(maps_block)
+                if mask is not None:
+                    attended = torch.mul(attended, kept_block, out=s)  # CWA: M·F
+                maximum = attended.amax(part.channel_dim, keepdim=True)  # CCMP
+                torch.mean(maximum, part.reduced_dims, keepdim=True, out=g_block)  # GAP
+        if wants_scores:
+            part.put_classes(scores, g)
+        if wants_diversity:
+            part.put_classes(diversity, h)
     return scores, diversity
 
 

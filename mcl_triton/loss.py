@@ -89,7 +89,8 @@ def mc_loss(
     Raises:
         TypeError, ValueError: an argument does not fit; the message says which and how. Targets out of range raise
             on the CPU. On a GPU looking at them would stall it: there the assertion of cross_entropy's kernel fails.
-        NotImplementedError: ``backend="triton"``, and forward-mode derivatives.
+        ImportError: ``backend="triton"`` without Triton.
+        NotImplementedError: forward-mode derivatives.
 
     Source: IEEE TIP 2020, arXiv 2002.04264; the official convention is that of the authors' code.
     """
@@ -107,7 +108,7 @@ def mc_loss(
     drop = hashable_drop(drop)
     if mask is None and drop != 0:
         mask = sample_channel_mask(groups, drop=drop, generator=generator, device=features.device)
-    scores, diversity_scores = pool_checked(features, groups, mask)
+    scores, diversity_scores = pool_checked(features, groups, mask, backend)
     if criterion is None:
         discriminality = cross_entropy(
             scores,

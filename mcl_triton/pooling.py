@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +14,7 @@ from .constants import values_are_readable
 from .groups import ChannelGroups, require_groups
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_HAS_TRITON = find_spec("triton") is not None
 
 
 class ChannelPool(NamedTuple):
@@ -37,15 +40,16 @@ def channel_pool(
         h[:, i] = x.softmax(dim=2)[:, own].max(dim=1).values.sum(dim=1)        # softmax, CCMP, sum
 
     computed in float32 (float64 for float64). Of equal channels the first is the maximum and takes the whole gradient.
-    The gradient is analytic and holds nothing but the arguments between forward and backward. It can be
-    differentiated once.
+    The gradient is analytic; between forward and backward it holds the arguments, and on a GPU two numbers for each map.
+    It can be differentiated once. `class_scores` and `diversity_scores` give one of the two at no cost for the other.
 
     Args:
         features: F, floating, (B, N, H, W) in any memory format, or (B, N, P).
         groups: which of the N channels belong to which of the C classes.
         mask: M, zeros and ones of any real dtype, (N,) or one mask a sample (B, N); None keeps every channel. A masked
             channel counts as 0 in the maximum.
-        backend: ``"eager"`` for plain PyTorch, ``"triton"`` for the kernels, ``"auto"`` for what suits the device.
+        backend: ``"triton"`` for the kernels, which need a GPU; ``"eager"`` for plain PyTorch; ``"auto"`` for the kernels
+            where the features are on a CUDA or ROCm device and Triton is installed, and plain PyTorch elsewhere.
 
     Returns:
         `ChannelPool` of scores and diversity, both (B, C), float32, or float64 where the features are.
@@ -53,25 +57,57 @@ def channel_pool(
     Raises:
         TypeError: the features are no floating tensor, ``groups`` is no ChannelGroups, the mask no real tensor.
         ValueError: a shape, a device or the backend does not fit; the message says which.
-        NotImplementedError: ``backend="triton"``, which is not there yet, and forward-mode derivatives.
+        ImportError: ``backend="triton"`` without Triton.
+        NotImplementedError: forward-mode derivatives.
 
     Source: equations of the discriminality and the diversity component, IEEE TIP 2020, arXiv 2002.04264.
     """
     check_arguments(features, groups, mask, backend)
-    return pool_checked(features, groups, mask)
+    return ChannelPool(*pool_checked(features, groups, mask, backend))
 
 
-def pool_checked(features: Tensor, groups: ChannelGroups, mask: Tensor | None) -> ChannelPool:
-    """`channel_pool` of arguments that `check_arguments` has seen."""
+def class_scores(features: Tensor, groups: ChannelGroups, mask: Tensor | None = None, *, backend: str = "auto") -> Tensor:
+    """The class scores g of `channel_pool` alone, (B, C); there is no softmax.
+
+    Args, Raises:
+        As for `channel_pool`.
+    """
+    check_arguments(features, groups, mask, backend)
+    return pool_checked(features, groups, mask, backend, wants_diversity=False)[0]
+
+
+def diversity_scores(features: Tensor, groups: ChannelGroups, *, backend: str = "auto") -> Tensor:
+    """The diversity scores h of `channel_pool` alone, (B, C); they know no mask.
+
+    Args, Raises:
+        As for `channel_pool`.
+    """
+    check_arguments(features, groups, None, backend)
+    return pool_checked(features, groups, None, backend, wants_scores=False)[1]
+
+
+def pool_checked(
+    features: Tensor,
+    groups: ChannelGroups,
+    mask: Tensor | None,
+    backend: str,
+    wants_scores: bool = True,
+    wants_diversity: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """g and h of arguments that `check_arguments` has seen; empty where not wanted."""
     if mask is not None:
         mask = mask.to(torch.promote_types(features.dtype, torch.float32))
     runs = [number for run in groups.runs for number in run]
-    return ChannelPool(*_channel_pool(features, mask, runs))
+    uses_kernels = backend == "triton" or (backend == "auto" and features.is_cuda and _HAS_TRITON)
+    saves_statistics = uses_kernels and wants_diversity and features.requires_grad and torch.is_grad_enabled()
+    scores, diversity, *_ = _channel_pool(
+        features, mask, runs, wants_scores, wants_diversity, saves_statistics, uses_kernels
+    )
+    return scores, diversity
 
 
 def check_arguments(features: Tensor, groups: ChannelGroups, mask: Tensor | None, backend: str) -> None:
     """Raise TypeError or ValueError for what `channel_pool` does not take."""
-    check_backend(backend)
     require_groups(groups)
     if not isinstance(features, Tensor):
         raise TypeError(f"features must be a tensor; got {type(features).__name__}.")
@@ -96,6 +132,12 @@ def check_arguments(features: Tensor, groups: ChannelGroups, mask: Tensor | None
         )
     if 0 in shape:
         raise ValueError(f"features must have at least one sample and one spatial position; got {shape}.")
+    check_backend(backend)
+    if backend == "triton" and not (features.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"):
+        raise ValueError(
+            f'backend="triton" needs a CUDA or ROCm device; the features are on {features.device}. "auto" takes plain '
+            "PyTorch there; TRITON_INTERPRET=1 in the environment runs the kernels in Triton's interpreter, for tests."
+        )
     if mask is None:
         return
     if not isinstance(mask, Tensor) or mask.is_complex():
@@ -111,51 +153,108 @@ def check_arguments(features: Tensor, groups: ChannelGroups, mask: Tensor | None
 
 
 def check_backend(backend: str) -> None:
-    """Raise ValueError for an unknown backend, NotImplementedError for one that is not there."""
+    """Raise ValueError for an unknown backend, ImportError for one that is not installed."""
     if backend not in ("auto", "eager", "triton"):
         raise ValueError(f'backend must be "auto", "eager" or "triton"; got {backend!r}.')
-    if backend == "triton":
-        raise NotImplementedError('backend="triton" is not implemented yet; "auto" and "eager" run everywhere.')
+    if backend == "triton" and not _HAS_TRITON:
+        raise ImportError(
+            'backend="triton" needs the package triton, which is not installed here: pip install triton, where there are '
+            'builds of it (Linux). backend="auto" takes plain PyTorch without it.'
+        )
+
+
+# One pair of operators for both backends: what autograd, torch.compile and fake tensors need to know is the same.
 
 
 @torch.library.custom_op("mcl_triton::channel_pool", mutates_args=())
-def _channel_pool(features: Tensor, mask: Tensor | None, runs: list[int]) -> tuple[Tensor, Tensor]:
-    return eager.forward(features, runs, mask)
+def _channel_pool(
+    features: Tensor,
+    mask: Tensor | None,
+    runs: list[int],
+    wants_scores: bool,
+    wants_diversity: bool,
+    saves_statistics: bool,
+    uses_kernels: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    if uses_kernels:
+        from .kernels import run  # Triton is not imported before it is needed
+
+        return run.forward(features, runs, mask, wants_scores, wants_diversity, saves_statistics)
+    scores, diversity = eager.forward(features, runs, mask, wants_scores, wants_diversity)
+    return scores, diversity, features.new_empty(0), scores.new_empty(0)
 
 
 @_channel_pool.register_fake
-def _(features: Tensor, mask: Tensor | None, runs: list[int]) -> tuple[Tensor, Tensor]:
+def _(
+    features: Tensor,
+    mask: Tensor | None,
+    runs: list[int],
+    wants_scores: bool,
+    wants_diversity: bool,
+    saves_statistics: bool,
+    uses_kernels: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dtype = torch.promote_types(features.dtype, torch.float32)
     shape = (features.shape[0], sum(runs[::2]))
-    return features.new_empty(shape, dtype=dtype), features.new_empty(shape, dtype=dtype)
+    statistics_shape = features.shape[:2] if saves_statistics else (0,)
+    return (
+        features.new_empty(shape if wants_scores else (0,), dtype=dtype),
+        features.new_empty(shape if wants_diversity else (0,), dtype=dtype),
+        features.new_empty(statistics_shape),
+        features.new_empty(statistics_shape, dtype=dtype),
+    )
 
 
 @torch.library.custom_op("mcl_triton::channel_pool_backward", mutates_args=())
 def _channel_pool_backward(
-    features: Tensor, mask: Tensor | None, runs: list[int], grad_scores: Tensor | None, grad_diversity: Tensor | None
+    features: Tensor,
+    mask: Tensor | None,
+    runs: list[int],
+    grad_scores: Tensor | None,
+    grad_diversity: Tensor | None,
+    maxima: Tensor,
+    inverse_sums: Tensor,
+    uses_kernels: bool,
 ) -> Tensor:
+    if uses_kernels:
+        from .kernels import run
+
+        return run.backward(features, runs, mask, grad_scores, grad_diversity, maxima, inverse_sums)
     return eager.backward(features, runs, mask, grad_scores, grad_diversity)
 
 
 @_channel_pool_backward.register_fake
 def _(
-    features: Tensor, mask: Tensor | None, runs: list[int], grad_scores: Tensor | None, grad_diversity: Tensor | None
+    features: Tensor,
+    mask: Tensor | None,
+    runs: list[int],
+    grad_scores: Tensor | None,
+    grad_diversity: Tensor | None,
+    maxima: Tensor,
+    inverse_sums: Tensor,
+    uses_kernels: bool,
 ) -> Tensor:
     return torch.empty_like(features)
 
 
-def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    features, mask, runs = inputs
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    features, mask, ctx.runs, *_, ctx.uses_kernels = inputs
+    _, _, maxima, inverse_sums = output
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(features, mask)
-    ctx.runs = runs
+    ctx.mark_non_differentiable(maxima, inverse_sums)
+    ctx.save_for_backward(features, mask, maxima, inverse_sums)
 
 
-def _backward(ctx: Any, grad_scores: Tensor | None, grad_diversity: Tensor | None) -> tuple[Tensor | None, None, None]:
-    if grad_scores is None and grad_diversity is None:
-        return None, None, None
-    features, mask = ctx.saved_tensors
-    return _channel_pool_backward(features, mask, ctx.runs, grad_scores, grad_diversity), None, None
+def _backward(
+    ctx: Any, grad_scores: Tensor | None, grad_diversity: Tensor | None, *_: None
+) -> tuple[Tensor | None, None, None, None, None, None, None]:
+    grad = None
+    if grad_scores is not None or grad_diversity is not None:
+        features, mask, maxima, inverse_sums = ctx.saved_tensors
+        grad = _channel_pool_backward(
+            features, mask, ctx.runs, grad_scores, grad_diversity, maxima, inverse_sums, ctx.uses_kernels
+        )
+    return grad, None, None, None, None, None, None
 
 
 def _no_second_derivative(ctx: Any, grad: Tensor) -> None:

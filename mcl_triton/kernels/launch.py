@@ -1,0 +1,140 @@
+"""How a launch is shaped: from groups, map and memory layout to tile sizes and warps. No timing, and no Triton.
+
+The rules keep registers from spilling, accesses wide, and enough loads in flight. `python -m bench.static` compiles what
+they choose and prints what came of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from itertools import accumulate, chain, repeat
+from math import gcd
+from typing import NamedTuple
+
+WIDEST_ACCESS = 16  # bytes that a thread loads or stores at once
+LARGEST_WHOLE_MAP = 4096  # positions; a larger map does not fit the registers of a program
+
+
+class Strides(NamedTuple):
+    """Elements from one sample, channel or position of maps (B, N, P) to the next."""
+
+    sample: int
+    channel: int
+    position: int
+
+
+class Launch(NamedTuple):
+    """How the kernels are launched.
+
+    Attributes:
+        kernels: ``"whole_maps"`` or ``"position_blocks"``.
+        constants: the kernels' constexpr arguments that follow from the shape, and ``num_warps``.
+        cuts: first class of each tile of a sample, and C. One program works on one tile of one sample.
+    """
+
+    kernels: str
+    constants: dict[str, int]
+    cuts: tuple[int, ...]
+
+
+@lru_cache(maxsize=256)
+def choose(runs: tuple[int, ...], num_positions: int, itemsize: int, *strides: Strides) -> Launch:
+    """The launch for these groups and maps.
+
+    Args:
+        runs: how many classes, how many channels each, how many classes, ...
+        num_positions: P.
+        itemsize: bytes of an element.
+        strides: of all maps that the kernel reads or writes: the features, and in backward their gradient.
+    """
+    if num_positions <= LARGEST_WHOLE_MAP and all(of_maps.position == 1 for of_maps in strides):
+        return _whole_maps(runs, num_positions, itemsize, strides)
+    return _position_blocks(runs, num_positions, itemsize, strides)
+
+
+def _whole_maps(runs: tuple[int, ...], num_positions: int, itemsize: int, strides: tuple[Strides, ...]) -> Launch:
+    num_classes, longest = sum(runs[::2]), max(runs[1::2])
+    tile_positions = power_of_two(num_positions)
+    # 256 elements are 8 for each thread of a warp: one or two wide loads a channel, and a softmax without a barrier.
+    # Small maps share the warp; large ones take more warps, and at 56×56 16 elements a thread.
+    tile_classes = min(max(1, 256 // tile_positions), power_of_two(num_classes))
+    num_warps = max(1, min(8, tile_positions // 256))
+    constants = {
+        "NUM_POSITIONS": num_positions,
+        "ALIGNMENT": _common_alignment(itemsize, (stride for of in strides for stride in (of.sample, of.channel))),
+        "TILE_CLASSES": tile_classes,
+        "TILE_POSITIONS": tile_positions,
+        # One row of a warp is too little to have in flight; several warps have enough.
+        "CHANNELS_A_STEP": _channels_a_step(longest) if num_warps == 1 else 1,
+        "num_warps": num_warps,
+    }
+    return Launch("whole_maps", constants, (*range(0, num_classes, tile_classes), num_classes))
+
+
+def _position_blocks(runs: tuple[int, ...], num_positions: int, itemsize: int, strides: tuple[Strides, ...]) -> Launch:
+    num_classes, sizes = sum(runs[::2]), set(runs[1::2])
+    channels_last = all(of_maps.channel == 1 for of_maps in strides)
+    tile_places = power_of_two(max(sizes))
+    # In channels_last, 64 channels side by side fill the sectors of memory that they touch, and four classes of any one
+    # size end at a multiple of four channels. Spreading takes a shuffle for every 32 channels of a tile, and larger
+    # groups are wide enough by themselves; so are the rows of other layouts.
+    tile_classes = max(4, 64 // tile_places) if channels_last and tile_places < 64 else 1
+    tile_classes = min(tile_classes, power_of_two(num_classes))
+    slots = tile_classes * tile_places
+    # 2048 elements are 16 for each thread of four warps.
+    tile_positions = min(max(1, 2048 // slots), power_of_two(num_positions), 32 if channels_last else 2048)
+    if channels_last:
+        aligned = (stride for of in strides for stride in (of.sample, of.position))
+        alignment = _common_alignment(itemsize, chain(aligned, [channel_offsets(runs)[-1]]))
+        cuts = _cut(runs, tile_classes, alignment)
+        while cuts is None:
+            alignment //= 2
+            cuts = _cut(runs, tile_classes, alignment)
+    else:
+        alignment = _common_alignment(itemsize, (stride for of in strides for stride in (of.sample, of.channel)))
+        cuts = (*range(0, num_classes, tile_classes), num_classes)
+    constants = {
+        "ALIGNMENT": alignment,
+        "CHANNELS_LAST": channels_last,
+        "TILE_POSITIONS": tile_positions,
+        "TILE_CLASSES": tile_classes,
+        "TILE_PLACES": tile_places,
+        "IS_SPREAD": tile_classes > 1 and sizes != {tile_places},
+        "num_warps": max(1, min(8, tile_positions * slots // 512)),
+    }
+    return Launch("position_blocks", constants, cuts)
+
+
+def channel_offsets(runs: tuple[int, ...]) -> list[int]:
+    """First channel of each class, and N: C + 1 numbers."""
+    sizes = chain.from_iterable(repeat(size, classes) for classes, size in zip(runs[::2], runs[1::2], strict=True))
+    return list(accumulate(sizes, initial=0))
+
+
+def power_of_two(number: int) -> int:
+    """The smallest power of two that is not less than a number."""
+    return 1 << (number - 1).bit_length()
+
+
+def _channels_a_step(longest: int) -> int:
+    """How many channels are loaded together: up to 5, the most whose last step is not too empty."""
+    return max(step for step in range(1, 6) if longest + -longest % step <= 1.15 * longest)
+
+
+def _common_alignment(itemsize: int, strides: Iterable[int]) -> int:
+    """The largest number of elements, up to the widest access, that divides all strides."""
+    return gcd(WIDEST_ACCESS // itemsize, *strides)
+
+
+def _cut(runs: tuple[int, ...], tile_classes: int, alignment: int) -> tuple[int, ...] | None:
+    """Tiles of up to so many classes, each of which begins at an aligned channel; None if some class is in the way."""
+    offsets = channel_offsets(runs)
+    cuts = [0]
+    while cuts[-1] < len(offsets) - 1:
+        furthest = min(cuts[-1] + tile_classes, len(offsets) - 1)
+        cut = next((cut for cut in range(furthest, cuts[-1], -1) if offsets[cut] % alignment == 0), None)
+        if cut is None:
+            return None
+        cuts.append(cut)
+    return tuple(cuts)
