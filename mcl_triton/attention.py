@@ -8,6 +8,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from .backends import check_backend, uses_kernels
 from .constants import once_per_device
 from .groups import ChannelGroups, integer, positive, require_groups
 
@@ -28,6 +29,7 @@ def sample_channel_mask(
     generator: torch.Generator | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
+    backend: str = "auto",
 ) -> Tensor:
     """Draw a mask M that zeroes a fixed number of each class's channels, every choice of channels equally likely.
 
@@ -42,6 +44,7 @@ def sample_channel_mask(
         generator: source of randomness, on ``device``; None takes the default one of the device.
         device: where the mask is made; None takes the default device.
         dtype: of the mask.
+        backend: see `channel_pool`. The mask is the same for each, given the same random numbers.
 
     Returns:
         Ones and zeros, (N,), or (batch_size, N).
@@ -57,19 +60,23 @@ def sample_channel_mask(
         batch_size = positive("batch_size", batch_size)
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be None or at least 1; got {batch_size}.")
+    check_backend(backend)
     device = torch.empty(0, device=device).device  # with its index, whatever was given
-    first_keys, is_kept = _tables(groups, hashable_drop(drop), device)
-    shape = first_keys.shape if batch_size is None else (batch_size, *first_keys.shape)
-    keys_in_class = (
+    drop = hashable_drop(drop)
+    by_kernels = uses_kernels(backend, device)
+    shape = (groups.num_channels,) if batch_size is None else (batch_size, groups.num_channels)
+    keys = (
         torch.randint(1 << _RANDOM_BITS, shape, device=device)
         if generator is None  # left out, not None: the overload that takes one knows no dynamic shapes
         else torch.randint(1 << _RANDOM_BITS, shape, device=device, generator=generator)
     )
-    keys = first_keys + keys_in_class
+    if by_kernels:
+        mask: Tensor = _mask_of_keys(keys, *_tables_of_classes(groups, drop, device), max(groups.sizes), dtype)
+        return mask
+    first_keys, is_kept = _tables_of_channels(groups, drop, device)
     # Sorted, the channels stand class by class, in random order within a class, whose first ones are dropped.
-    return torch.empty(shape, dtype=dtype, device=device).scatter_(
-        -1, keys.argsort(-1), is_kept.to(dtype).expand(shape)
-    )
+    order = (keys + first_keys).argsort(-1)
+    return torch.empty(shape, dtype=dtype, device=device).scatter_(-1, order, is_kept.to(dtype).expand(shape))
 
 
 _EXPECTED = 'drop must be "half", an integer, a fraction in [0, 1), or one integer a class'
@@ -111,8 +118,27 @@ def dropped_channels(groups: ChannelGroups, drop: HashableDrop) -> list[int]:
     return dropped
 
 
+@torch.library.custom_op("mcl_triton::channel_mask", mutates_args=())
+def _mask_of_keys(keys: Tensor, offsets: Tensor, dropped: Tensor, longest: int, dtype: torch.dtype) -> Tensor:
+    from .kernels import run  # Triton is not imported before it is needed
+
+    return run.channel_mask(keys, offsets, dropped, longest, dtype)
+
+
+@_mask_of_keys.register_fake
+def _(keys: Tensor, offsets: Tensor, dropped: Tensor, longest: int, dtype: torch.dtype) -> Tensor:
+    return torch.empty_like(keys, dtype=dtype)
+
+
 @once_per_device
-def _tables(groups: ChannelGroups, drop: HashableDrop, device: torch.device) -> tuple[Tensor, Tensor]:
+def _tables_of_classes(groups: ChannelGroups, drop: HashableDrop, device: torch.device) -> tuple[Tensor, Tensor]:
+    """First channel of each class, and N, (C + 1,) int32, and how many channels each class loses, (C,) int32."""
+    offsets = torch.tensor((*groups.offsets, groups.num_channels), dtype=torch.int32, device=device)
+    return offsets, torch.tensor(dropped_channels(groups, drop), dtype=torch.int32, device=device)
+
+
+@once_per_device
+def _tables_of_channels(groups: ChannelGroups, drop: HashableDrop, device: torch.device) -> tuple[Tensor, Tensor]:
     """Smallest sort key of each channel, (N,) int64, and which places of the sorted order are kept, (N,) bool."""
     sizes = torch.tensor(groups.sizes, device="cpu")
 

@@ -53,9 +53,9 @@ def forward(
                     attended = torch.mul(attended, kept_block, out=s)  # CWA: M·F
                 maximum = attended.amax(part.channel_dim, keepdim=True)  # CCMP
                 torch.mean(maximum, part.reduced_dims, keepdim=True, out=g_block)  # GAP
-        if wants_scores:
+        if g is not None:
             part.put_classes(scores, g)
-        if wants_diversity:
+        if h is not None:
             part.put_classes(diversity, h)
     return scores, diversity
 

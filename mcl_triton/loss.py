@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from .attention import Drop, dropped_channels, hashable_drop, sample_channel_mask
+from .backends import check_backend
 from .constants import once_per_device, values_are_readable
 from .groups import ChannelGroups, require_groups
-from .pooling import check_arguments, check_backend, pool_checked
+from .pooling import check_arguments, pool_checked
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
@@ -74,7 +75,8 @@ def mc_loss(
             trace the draw it cannot follow a generator (activation checkpointing, ``torch.compile``): draw the mask
             outside, and pass ``mask``.
         convention: ``"official"`` or ``"paper"``, the two formulas above.
-        weights: (α, β), by default (1.5, 20), or (μ, λ), by default (0.005, 10).
+        weights: (α, β), by default (1.5, 20), or (μ, λ), by default (0.005, 10). A component of weight 0 is reported,
+            and nothing is computed for its gradient.
         label_smoothing: of the cross-entropy, in [0, 1].
         class_weights: of the cross-entropy, (C,).
         ignore_index: target of samples that the cross-entropy leaves out; diversity needs no target and counts them.
@@ -107,7 +109,7 @@ def mc_loss(
         )
     drop = hashable_drop(drop)
     if mask is None and drop != 0:
-        mask = sample_channel_mask(groups, drop=drop, generator=generator, device=features.device)
+        mask = sample_channel_mask(groups, drop=drop, generator=generator, device=features.device, backend=backend)
     scores, diversity_scores = pool_checked(features, groups, mask, backend)
     if criterion is None:
         discriminality = cross_entropy(
@@ -124,12 +126,15 @@ def mc_loss(
                 f"criterion must return a scalar tensor; got {_describe(discriminality)}. Does it reduce by a mean?"
             )
     diversity = diversity_scores.mean()
-    if convention == "official":
-        alpha, beta = weights
-        loss = alpha * discriminality + beta * (1 - _mean_fraction(diversity_scores, groups))
+    first, second = weights
+    if convention == "paper":  # μ · (L_dis − λ · mean h)
+        loss = _weighted_sum(0.0, first, discriminality, -first * second, diversity)
+    elif groups.is_uniform:  # α · L_dis + β · (1 − mean h/ξ)
+        loss = _weighted_sum(second, first, discriminality, -second / groups.sizes[0], diversity)
     else:
-        mu, lam = weights
-        loss = mu * (discriminality - lam * diversity)
+        inverse_sizes = _inverse_sizes(groups, diversity_scores.dtype, diversity_scores.device)
+        fraction = (diversity_scores * inverse_sizes).mean()
+        loss = _weighted_sum(second, first, discriminality, -second, fraction)
     return MCLossOutput(loss, discriminality, diversity, scores)
 
 
@@ -225,11 +230,17 @@ def _inverse_sizes(groups: ChannelGroups, dtype: torch.dtype, device: torch.devi
     return torch.tensor(groups.sizes, dtype=dtype, device="cpu").reciprocal().to(device)
 
 
-def _mean_fraction(diversity_scores: Tensor, groups: ChannelGroups) -> Tensor:
-    """Mean of h/ξ over samples and classes, from 1/ξ to 1."""
-    if groups.is_uniform:
-        return diversity_scores.mean() / groups.sizes[0]
-    return (diversity_scores * _inverse_sizes(groups, diversity_scores.dtype, diversity_scores.device)).mean()
+def _weighted_sum(constant: float, first_weight: float, first: Tensor, second_weight: float, second: Tensor) -> Tensor:
+    """``constant + first_weight * first + second_weight * second`` of scalars, one operation each.
+
+    What has no weight is left out: it gets no gradient, so that nothing is computed for it in backward.
+    """
+    total = torch.tensor(constant, dtype=first.dtype, device="cpu")  # joins a GPU's scalar without a copy
+    if first_weight or not second_weight:
+        total = torch.add(total, first, alpha=first_weight)
+    if second_weight:
+        total = torch.add(total, second, alpha=second_weight)
+    return total
 
 
 def _check_weights(convention: str, weights: Sequence[float] | None) -> tuple[float, float]:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import eager
+from .backends import check_backend, uses_kernels
 from .constants import values_are_readable
 from .groups import ChannelGroups, require_groups
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-_HAS_TRITON = find_spec("triton") is not None
 
 
 class ChannelPool(NamedTuple):
@@ -40,16 +38,17 @@ def channel_pool(
         h[:, i] = x.softmax(dim=2)[:, own].max(dim=1).values.sum(dim=1)        # softmax, CCMP, sum
 
     computed in float32 (float64 for float64). Of equal channels the first is the maximum and takes the whole gradient.
-    The gradient is analytic; between forward and backward it holds the arguments, and on a GPU two numbers for each map.
-    It can be differentiated once. `class_scores` and `diversity_scores` give one of the two at no cost for the other.
+    The gradient is analytic and can be differentiated once. Between forward and backward it holds the arguments; the
+    kernels hold two numbers for each map besides. `class_scores` and `diversity_scores` give one of the two, at no cost
+    for the other.
 
     Args:
         features: F, floating, (B, N, H, W) in any memory format, or (B, N, P).
         groups: which of the N channels belong to which of the C classes.
         mask: M, zeros and ones of any real dtype, (N,) or one mask a sample (B, N); None keeps every channel. A masked
             channel counts as 0 in the maximum.
-        backend: ``"triton"`` for the kernels, which need a GPU; ``"eager"`` for plain PyTorch; ``"auto"`` for the kernels
-            where the features are on a CUDA or ROCm device and Triton is installed, and plain PyTorch elsewhere.
+        backend: ``"triton"`` for the kernels, which need a GPU; ``"eager"`` for plain PyTorch; ``"auto"`` for the
+            kernels where the features are on a CUDA or ROCm device and Triton is installed, plain PyTorch elsewhere.
 
     Returns:
         `ChannelPool` of scores and diversity, both (B, C), float32, or float64 where the features are.
@@ -66,7 +65,9 @@ def channel_pool(
     return ChannelPool(*pool_checked(features, groups, mask, backend))
 
 
-def class_scores(features: Tensor, groups: ChannelGroups, mask: Tensor | None = None, *, backend: str = "auto") -> Tensor:
+def class_scores(
+    features: Tensor, groups: ChannelGroups, mask: Tensor | None = None, *, backend: str = "auto"
+) -> Tensor:
     """The class scores g of `channel_pool` alone, (B, C); there is no softmax.
 
     Args, Raises:
@@ -98,10 +99,10 @@ def pool_checked(
     if mask is not None:
         mask = mask.to(torch.promote_types(features.dtype, torch.float32))
     runs = [number for run in groups.runs for number in run]
-    uses_kernels = backend == "triton" or (backend == "auto" and features.is_cuda and _HAS_TRITON)
-    saves_statistics = uses_kernels and wants_diversity and features.requires_grad and torch.is_grad_enabled()
+    by_kernels = uses_kernels(backend, features.device)
+    saves_statistics = by_kernels and wants_diversity and features.requires_grad and torch.is_grad_enabled()
     scores, diversity, *_ = _channel_pool(
-        features, mask, runs, wants_scores, wants_diversity, saves_statistics, uses_kernels
+        features, mask, runs, wants_scores, wants_diversity, saves_statistics, by_kernels
     )
     return scores, diversity
 
@@ -133,11 +134,7 @@ def check_arguments(features: Tensor, groups: ChannelGroups, mask: Tensor | None
     if 0 in shape:
         raise ValueError(f"features must have at least one sample and one spatial position; got {shape}.")
     check_backend(backend)
-    if backend == "triton" and not (features.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"):
-        raise ValueError(
-            f'backend="triton" needs a CUDA or ROCm device; the features are on {features.device}. "auto" takes plain '
-            "PyTorch there; TRITON_INTERPRET=1 in the environment runs the kernels in Triton's interpreter, for tests."
-        )
+    uses_kernels(backend, features.device)
     if mask is None:
         return
     if not isinstance(mask, Tensor) or mask.is_complex():
@@ -152,17 +149,6 @@ def check_arguments(features: Tensor, groups: ChannelGroups, mask: Tensor | None
         raise ValueError("mask requires a gradient, and has none: it is a choice of channels. Pass mask.detach().")
 
 
-def check_backend(backend: str) -> None:
-    """Raise ValueError for an unknown backend, ImportError for one that is not installed."""
-    if backend not in ("auto", "eager", "triton"):
-        raise ValueError(f'backend must be "auto", "eager" or "triton"; got {backend!r}.')
-    if backend == "triton" and not _HAS_TRITON:
-        raise ImportError(
-            'backend="triton" needs the package triton, which is not installed here: pip install triton, where there are '
-            'builds of it (Linux). backend="auto" takes plain PyTorch without it.'
-        )
-
-
 # One pair of operators for both backends: what autograd, torch.compile and fake tensors need to know is the same.
 
 
@@ -174,9 +160,9 @@ def _channel_pool(
     wants_scores: bool,
     wants_diversity: bool,
     saves_statistics: bool,
-    uses_kernels: bool,
+    by_kernels: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    if uses_kernels:
+    if by_kernels:
         from .kernels import run  # Triton is not imported before it is needed
 
         return run.forward(features, runs, mask, wants_scores, wants_diversity, saves_statistics)
@@ -192,7 +178,7 @@ def _(
     wants_scores: bool,
     wants_diversity: bool,
     saves_statistics: bool,
-    uses_kernels: bool,
+    by_kernels: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dtype = torch.promote_types(features.dtype, torch.float32)
     shape = (features.shape[0], sum(runs[::2]))
@@ -212,11 +198,11 @@ def _channel_pool_backward(
     runs: list[int],
     grad_scores: Tensor | None,
     grad_diversity: Tensor | None,
-    maxima: Tensor,
-    inverse_sums: Tensor,
-    uses_kernels: bool,
+    maxima: Tensor | None,
+    inverse_sums: Tensor | None,
+    by_kernels: bool,
 ) -> Tensor:
-    if uses_kernels:
+    if by_kernels:
         from .kernels import run
 
         return run.backward(features, runs, mask, grad_scores, grad_diversity, maxima, inverse_sums)
@@ -230,19 +216,19 @@ def _(
     runs: list[int],
     grad_scores: Tensor | None,
     grad_diversity: Tensor | None,
-    maxima: Tensor,
-    inverse_sums: Tensor,
-    uses_kernels: bool,
+    maxima: Tensor | None,
+    inverse_sums: Tensor | None,
+    by_kernels: bool,
 ) -> Tensor:
     return torch.empty_like(features)
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    features, mask, ctx.runs, *_, ctx.uses_kernels = inputs
-    _, _, maxima, inverse_sums = output
+    features, mask, ctx.runs, _, _, saves_statistics, ctx.by_kernels = inputs
+    _, _, *statistics = output
     ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(maxima, inverse_sums)
-    ctx.save_for_backward(features, mask, maxima, inverse_sums)
+    ctx.mark_non_differentiable(*statistics)
+    ctx.save_for_backward(features, mask, *(statistics if saves_statistics else (None, None)))
 
 
 def _backward(
@@ -252,7 +238,7 @@ def _backward(
     if grad_scores is not None or grad_diversity is not None:
         features, mask, maxima, inverse_sums = ctx.saved_tensors
         grad = _channel_pool_backward(
-            features, mask, ctx.runs, grad_scores, grad_diversity, maxima, inverse_sums, ctx.uses_kernels
+            features, mask, ctx.runs, grad_scores, grad_diversity, maxima, inverse_sums, ctx.by_kernels
         )
     return grad, None, None, None, None, None, None
 

@@ -1,7 +1,7 @@
 """How a launch is shaped: from groups, map and memory layout to tile sizes and warps. No timing, and no Triton.
 
-The rules keep registers from spilling, accesses wide, and enough loads in flight. `python -m bench.static` compiles what
-they choose and prints what came of it.
+The rules keep registers from spilling, accesses wide, and enough loads in flight. `python -m bench.static` compiles
+what they choose and prints what came of it.
 """
 
 from __future__ import annotations
@@ -104,6 +104,18 @@ def _position_blocks(runs: tuple[int, ...], num_positions: int, itemsize: int, s
         "num_warps": max(1, min(8, tile_positions * slots // 512)),
     }
     return Launch("position_blocks", constants, cuts)
+
+
+def choose_for_mask(longest: int) -> dict[str, int]:
+    """The constexpr arguments of the mask's kernel, and ``num_warps``, given the channels of the largest class."""
+    tile_places = power_of_two(longest)
+    # 256 channels are 8 for each thread of a warp.
+    tile_classes = max(1, 256 // tile_places)
+    return {
+        "TILE_CLASSES": tile_classes,
+        "TILE_PLACES": tile_places,
+        "num_warps": max(1, min(8, tile_places // 256)),
+    }
 
 
 def channel_offsets(runs: tuple[int, ...]) -> list[int]:

@@ -1,7 +1,7 @@
 """Kernels for maps of any size and strides, `channels_last` above all: a program loops over blocks of positions.
 
-A tile is (positions, channels) with all channels of a few neighbouring classes, as they lie in `channels_last` memory, so
-that loads and stores are wide. For the maximum over the channels of a class (CCMP) they are spread to slots:
+A tile is (positions, channels) with all channels of a few neighbouring classes, as they lie in `channels_last` memory,
+so that loads and stores are wide. For the maximum over the channels of a class (CCMP) they are spread to slots:
 TILE_PLACES to each class, a power of two, of which the last ones may stay empty.
 """
 
@@ -53,7 +53,7 @@ def forward_kernel(
     maps = map_pointers(
         features, sample, channels, sample_stride, channel_stride, position_stride, ALIGNMENT, CHANNELS_LAST
     )
-    place, is_slot, source = slots_of_classes(start, size, TILE_CLASSES, TILE_PLACES)
+    is_slot, source = slots_of_classes(start, size, TILE_CLASSES, TILE_PLACES)
 
     if WANTS_DIVERSITY:  # the statistics of the softmax, block by block
         maximum = tl.full([SLOTS], float("-inf"), dtype)
@@ -157,7 +157,7 @@ def backward_kernel(
     maps = map_pointers(
         features, sample, channels, sample_stride, channel_stride, position_stride, ALIGNMENT, CHANNELS_LAST
     )
-    place, is_slot, source = slots_of_classes(start, size, TILE_CLASSES, TILE_PLACES)
+    is_slot, source = slots_of_classes(start, size, TILE_CLASSES, TILE_PLACES)
     target = slots_of_channels(start, size, is_class, TILE_CLASSES, TILE_PLACES)
     class_of_slot = tl.reshape(tl.broadcast_to(classes[:, None], [TILE_CLASSES, TILE_PLACES]), [SLOTS]).to(tl.int64)
     if HAS_GRAD_SCORES:
@@ -221,7 +221,7 @@ def backward_kernel(
 def classes_of_tile(
     offsets, tiles, tile, ALIGNMENT: tl.constexpr, CHANNELS_LAST: tl.constexpr, TILE_CLASSES: tl.constexpr
 ):
-    """The classes of a tile, and for each: whether it is one, its first channel in the tile, its number of channels (ξ).
+    """The classes of a tile; for each whether it is one, its first channel in the tile, its number of channels (ξ).
 
     Then the tile's first channel and the one after its last. In `channels_last` tiles begin at multiples of ALIGNMENT.
     """
@@ -241,12 +241,12 @@ def classes_of_tile(
 
 @triton.jit
 def slots_of_classes(start, size, TILE_CLASSES: tl.constexpr, TILE_PLACES: tl.constexpr):
-    """For each slot: its place in the class, whether there is such a channel, and which of the tile's channels it is."""
+    """For each slot whether there is such a channel, and which of the tile's channels it is."""
     places = tl.broadcast_to(tl.arange(0, TILE_PLACES)[None, :], [TILE_CLASSES, TILE_PLACES])
     is_slot = places < size[:, None]
     source = tl.where(is_slot, start[:, None] + places, 0)
     SLOTS: tl.constexpr = TILE_CLASSES * TILE_PLACES
-    return tl.reshape(places, [SLOTS]), tl.reshape(is_slot, [SLOTS]), tl.reshape(source, [SLOTS])
+    return tl.reshape(is_slot, [SLOTS]), tl.reshape(source, [SLOTS])
 
 
 @triton.jit
@@ -295,8 +295,8 @@ def map_pointers(
 ):
     """Pointers to the first position of the channels, (1, channels).
 
-    The sample stride comes in units of ALIGNMENT elements; so does, in `channels_last`, where the channel stride is 1, the
-    position stride, and elsewhere the channel stride.
+    The sample stride comes in units of ALIGNMENT elements. So does the position stride in `channels_last`, where the
+    channel stride is 1, and the channel stride elsewhere.
     """
     maps += sample * sample_stride * ALIGNMENT
     if CHANNELS_LAST:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..constants import once_per_device
-from . import position_blocks, whole_maps
-from .launch import Launch, Strides, channel_offsets, choose
+from . import masks, position_blocks, whole_maps
+from .launch import Launch, Strides, channel_offsets, choose, choose_for_mask
 
 _MODULES: dict[str, Any] = {"whole_maps": whole_maps, "position_blocks": position_blocks}
 
@@ -75,8 +75,8 @@ def backward(
     mask: Tensor | None,
     grad_scores: Tensor | None,
     grad_diversity: Tensor | None,
-    maxima: Tensor,
-    inverse_sums: Tensor,
+    maxima: Tensor | None,
+    inverse_sums: Tensor | None,
 ) -> Tensor:
     """The gradient of the features, given that of g and h (None where there is none); the formula is in `eager`.
 
@@ -84,7 +84,7 @@ def backward(
         features, runs, mask: as in `forward`.
         grad_scores: dg, (B, C), of any strides.
         grad_diversity: dh, likewise.
-        maxima, inverse_sums: from `forward`; not read where ``grad_diversity`` is None.
+        maxima, inverse_sums: from `forward`; None only where ``grad_diversity`` is.
 
     Returns:
         dF in the shape, dtype and memory layout of the features.
@@ -102,8 +102,8 @@ def backward(
             *_tables(launch, tuple(runs), maps.device),
             maps if grad_scores is None else grad_scores,
             maps if grad_diversity is None else grad_diversity,
-            maxima,
-            inverse_sums,
+            maps if maxima is None else maxima,
+            maps if inverse_sums is None else inverse_sums,
             *_stride_arguments(launch, strides),
             *_stride_arguments(launch, grad_strides),
             *_mask_strides(mask),
@@ -118,6 +118,30 @@ def backward(
     if grad_maps.data_ptr() != grad.data_ptr():  # an odd layout, whose H and W cannot be joined
         grad.copy_(grad_maps.view(grad.shape))
     return grad
+
+
+def channel_mask(keys: Tensor, offsets: Tensor, dropped: Tensor, longest: int, dtype: torch.dtype) -> Tensor:
+    """The mask that zeroes the channels with the smallest keys of each class.
+
+    Args:
+        keys: (N,) or (B, N) int64, contiguous.
+        offsets: first channel of each class, and N, (C + 1,) int32.
+        dropped: how many channels each class loses, (C,) int32.
+        longest: channels of the largest class.
+        dtype: of the mask.
+
+    Returns:
+        Ones and zeros in the shape of the keys.
+    """
+    mask = torch.empty_like(keys, dtype=dtype)
+    num_channels, num_classes = keys.shape[-1], dropped.shape[0]
+    constants = choose_for_mask(longest)
+    tiles = -(-num_classes // constants["TILE_CLASSES"])
+    with _device_of(keys):
+        masks.mask_kernel[(keys.numel() // num_channels * tiles,)](
+            keys, offsets, dropped, mask, num_classes, num_channels, **constants
+        )
+    return mask
 
 
 def _maps(features: Tensor) -> tuple[Tensor, Strides]:

@@ -1,7 +1,7 @@
 """Kernels for maps that lie in rows of memory, (B, N, P) with positions next to each other.
 
-A tile is (classes, positions) and as wide as a map, so that the softmax takes one look. The channels of the classes pass
-by one after the other; what is kept is a running maximum for each position, whatever the size of the groups.
+A tile is (classes, positions) and as wide as a map, so that the softmax takes one look. The channels of the classes
+pass by one after the other; what is kept is a running maximum for each position, whatever the size of the groups.
 """
 
 import triton

@@ -1,0 +1,35 @@
+"""Which code computes: the Triton kernels, or plain PyTorch."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+
+import torch
+
+_HAS_TRITON = find_spec("triton") is not None
+
+
+def check_backend(backend: str) -> None:
+    """Raise ValueError for an unknown backend, ImportError for one that is not installed."""
+    if backend not in ("auto", "eager", "triton"):
+        raise ValueError(f'backend must be "auto", "eager" or "triton"; got {backend!r}.')
+    if backend == "triton" and not _HAS_TRITON:
+        raise ImportError(
+            'backend="triton" needs the package triton, which is not installed here. On Linux: pip install triton. '
+            'backend="auto" takes plain PyTorch without it.'
+        )
+
+
+def uses_kernels(backend: str, device: torch.device) -> bool:
+    """Whether the kernels compute on a device, given a backend that `check_backend` has seen.
+
+    Raises:
+        ValueError: ``backend="triton"`` on a device without kernels.
+    """
+    if backend == "triton" and device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError(
+            f'backend="triton" needs a CUDA or ROCm device; got {device}. backend="auto" takes plain PyTorch there. '
+            "For tests, TRITON_INTERPRET=1 in the environment runs the kernels in Triton's interpreter."
+        )
+    return backend == "triton" or (backend == "auto" and device.type == "cuda" and _HAS_TRITON)
