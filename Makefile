@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint sanitize bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/'
@@ -22,6 +22,9 @@ lint: $(BIN)/.installed  ## formatting, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+sanitize: $(BIN)/.installed  ## look for memory errors and races in the compiled kernels, on the CPU
+	.ci/sanitize $(ARGS)
 
 bench: $(BIN)/.installed  ## time the loss on this CPU against the formulas it replaces (ARGS="--help")
 	$(BIN)/python -m bench.cpu $(ARGS)

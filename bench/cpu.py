@@ -82,7 +82,8 @@ def plain(features: Tensor, targets: Tensor, mask: Tensor, groups: ChannelGroups
         scores.append(attended[:, own].unflatten(1, (classes, size)).max(dim=2).values.mean(dim=2))
         fractions.append(attention[:, own].unflatten(1, (classes, size)).max(dim=2).values.sum(dim=2) / size)
         first += classes * size
-    return 1.5 * cross_entropy(torch.cat(scores, 1), targets) + 20 * (1 - torch.cat(fractions, 1).mean())
+    g, fraction = (parts[0] if len(parts) == 1 else torch.cat(parts, 1) for parts in (scores, fractions))
+    return 1.5 * cross_entropy(g, targets) + 20 * (1 - fraction.mean())
 
 
 def ours(features: Tensor, targets: Tensor, mask: Tensor, groups: ChannelGroups) -> Tensor:

@@ -163,9 +163,9 @@ def backward_kernel(
     if HAS_GRAD_SCORES:
         dg = grad_scores + sample * grad_scores_sample_stride + class_of_slot * grad_scores_class_stride
         dg = tl.load(dg, mask=is_slot, other=0.0) / num_positions  # dg / P
-    if HAS_MASK:
-        kept = mask + sample * mask_sample_stride + (first_channel + source).to(tl.int64) * mask_channel_stride
-        kept = tl.load(kept, mask=is_slot, other=0.0)
+        if HAS_MASK:
+            kept = mask + sample * mask_sample_stride + (first_channel + source).to(tl.int64) * mask_channel_stride
+            kept = tl.load(kept, mask=is_slot, other=0.0)
 
     if HAS_GRAD_DIVERSITY:
         dh = grad_diversity + sample * grad_diversity_sample_stride + class_of_slot * grad_diversity_class_stride

@@ -89,9 +89,13 @@ def backward(
     Returns:
         dF in the shape, dtype and memory layout of the features.
     """
-    grad = torch.empty_like(features)
     maps, strides = _maps(features)
-    grad_maps, grad_strides = _maps(grad)
+    grad = torch.empty_like(features)
+    try:
+        grad_maps = grad.view(maps.shape)
+    except RuntimeError:  # an odd layout, whose H and W cannot be joined
+        grad_maps = torch.empty_like(maps)
+    grad_strides = _strides(grad_maps)
     launch = choose(tuple(runs), maps.shape[2], maps.element_size(), strides, grad_strides)
     kernel = _MODULES[launch.kernels].backward_kernel
     with _device_of(maps):
@@ -115,9 +119,7 @@ def backward(
             HAS_GRAD_SCORES=grad_scores is not None,
             HAS_GRAD_DIVERSITY=grad_diversity is not None,
         )
-    if grad_maps.data_ptr() != grad.data_ptr():  # an odd layout, whose H and W cannot be joined
-        grad.copy_(grad_maps.view(grad.shape))
-    return grad
+    return grad if grad_maps.data_ptr() == grad.data_ptr() else grad.copy_(grad_maps.view(grad.shape))
 
 
 def channel_mask(keys: Tensor, offsets: Tensor, dropped: Tensor, longest: int, dtype: torch.dtype) -> Tensor:
@@ -147,10 +149,14 @@ def channel_mask(keys: Tensor, offsets: Tensor, dropped: Tensor, longest: int, d
 def _maps(features: Tensor) -> tuple[Tensor, Strides]:
     """(B, N, P) and its strides; a copy where H and W cannot be joined."""
     maps = features.flatten(2)
+    return maps, _strides(maps)
+
+
+def _strides(maps: Tensor) -> Strides:
+    """The strides of maps (B, N, P); those of a dimension of size 1 mean nothing, and must not spoil the alignment."""
     sample, channel, position = maps.stride()
     batch, channels, positions = maps.shape
-    # The stride of a dimension of size 1 means nothing, and must not spoil the alignment.
-    return maps, Strides(sample if batch > 1 else 0, channel if channels > 1 else 0, position if positions > 1 else 1)
+    return Strides(sample if batch > 1 else 0, channel if channels > 1 else 0, position if positions > 1 else 1)
 
 
 def _programs(launch: Launch, batch: int) -> int:

@@ -1,0 +1,299 @@
+"""The kernels as a device runs them: compiled, and behind ``backend="auto"``.
+
+Everything is on ``device="cuda"``. Without a GPU `make sanitize` runs this file under ttsem, which executes compiled
+code on the CPU and reports accesses past the end of a tensor and races between programs.
+"""
+
+import sys
+
+import checks
+import pytest
+import torch
+from checks import check_pool, lay_out, make_features, make_mask
+
+from mcl_triton import (
+    ChannelGroups,
+    MCLoss,
+    channel_pool,
+    class_scores,
+    diversity_scores,
+    eager,
+    mc_loss,
+    sample_channel_mask,
+)
+from reference import loss as oracle
+
+jit = pytest.importorskip("triton.runtime.jit")
+from mcl_triton.kernels import launch, run  # noqa: E402
+
+IS_SANITIZED = "ttsem" in sys.modules
+pytestmark = pytest.mark.skipif(
+    not (torch.cuda.is_available() or IS_SANITIZED), reason="needs a GPU, or the sanitizer: make sanitize"
+)
+
+FAMILIES = {"contiguous": "whole_maps", "channels_last": "position_blocks"}
+both_families = pytest.mark.parametrize("layout", FAMILIES)
+
+RAGGED = [2, 5, 1, 3, 2, 2]
+INTERLEAVED = [1, 4, 1, 4, 1, 4, 2]
+SEED = 5
+
+
+@pytest.fixture(autouse=True)
+def launched(monkeypatch):
+    """The compiled kernels that a test has launched, each as "module.name"; plain PyTorch is out of reach."""
+    kernels = []
+    run_kernel = jit.JITFunction.run
+
+    def note_and_run(kernel, *args, **kwargs):
+        kernels.append(f"{kernel.fn.__module__.rpartition('.')[2]}.{kernel.fn.__name__}")
+        named = {**dict(zip(kernel.arg_names, args, strict=False)), **kwargs}
+        if named.get("CHANNELS_LAST"):  # then the kernel relies on it, and the sanitizer does not look at alignment
+            first_channels = named["offsets"][named["tiles"].long()]
+            assert not (first_channels % named["ALIGNMENT"]).any()
+        return run_kernel(kernel, *args, **kwargs)
+
+    def out_of_reach(*_):
+        raise AssertionError("plain PyTorch computes what the kernels should")
+
+    monkeypatch.setattr(jit.JITFunction, "run", note_and_run)
+    monkeypatch.setattr(eager, "forward", out_of_reach)
+    monkeypatch.setattr(eager, "backward", out_of_reach)
+    return kernels
+
+
+@pytest.fixture(autouse=True)
+def unwritten_memory_is_nan():
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def device():
+    return "cuda"
+
+
+@pytest.fixture(autouse=True)
+def pool_on_device(monkeypatch, device):
+    """`check_pool` has its features on the CPU, where it also compares; in between they visit the device."""
+
+    def visit(features, groups, mask, **options):
+        results = channel_pool(features.to(device), groups, None if mask is None else mask.to(device), **options)
+        assert all(result.is_cuda for result in results)
+        return type(results)(*(result.to("cpu") for result in results))
+
+    monkeypatch.setattr(checks, "channel_pool", visit)
+
+
+def forward_and_backward(family):
+    return [f"{family}.forward_kernel", f"{family}.backward_kernel"]
+
+
+# Against the oracle
+
+
+@both_families
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+def test_dtypes(launched, layout, dtype):
+    features = lay_out(make_features("signed", (3, sum(RAGGED), 5, 7), dtype), layout)
+    check_pool(features, RAGGED, make_mask("per sample", 3, sum(RAGGED)))
+    assert launched == forward_and_backward(FAMILIES[layout])
+
+
+@both_families
+@pytest.mark.parametrize("mask", ["none", "shared"])
+def test_masks(launched, layout, mask):
+    features = lay_out(make_features("signed", (3, sum(RAGGED), 5, 7), torch.float32), layout)
+    check_pool(features, RAGGED, make_mask(mask, 3, sum(RAGGED)))
+    assert launched == forward_and_backward(FAMILIES[layout])
+
+
+@both_families
+@pytest.mark.parametrize("sizes", [[3] * 6, INTERLEAVED, [1] * 7, [70], [2, 70, 1]], ids=str)
+def test_groups(launched, layout, sizes):
+    features = lay_out(make_features("signed", (2, sum(sizes), 5, 7), torch.float32), layout)
+    check_pool(features, sizes, make_mask("per sample", 2, sum(sizes)))
+    assert launched == forward_and_backward(FAMILIES[layout])
+
+
+@both_families
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (4, 8), (3, 11), (17, 16)], ids=str)
+def test_maps(launched, layout, size):
+    features = lay_out(make_features("signed", (2, sum(INTERLEAVED), *size), torch.float32), layout)
+    check_pool(features, INTERLEAVED)
+    assert launched == forward_and_backward("whole_maps" if size == (1, 1) else FAMILIES[layout])
+
+
+@both_families
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("sizes", [[3] * 70, [2] * 35 + [3] * 22], ids=["uniform", "split"])
+def test_many_classes(launched, layout, dtype, sizes):
+    """Several programs to a sample."""
+    features = lay_out(make_features("signed", (2, sum(sizes), 3, 3), dtype), layout)
+    check_pool(features, sizes)
+    assert launched == forward_and_backward(FAMILIES[layout])
+
+
+@pytest.mark.parametrize(
+    ("layout", "family"),
+    [
+        ("rows", "whole_maps"),
+        ("every second channel", "whole_maps"),
+        ("sliced map", "whole_maps"),
+        ("expanded", "whole_maps"),
+        ("transposed map", "whole_maps"),
+        ("batch last", "position_blocks"),
+        ("rows, channels last", "position_blocks"),
+    ],
+)
+def test_layouts(launched, layout, family):
+    features = make_features("signed", (3, sum(RAGGED), 5, 7), torch.float32)
+    if layout == "expanded":
+        features = features[:1].expand_as(features)
+    check_pool(lay_out(features, layout), RAGGED, make_mask("per sample", 3, sum(RAGGED)))
+    assert launched == forward_and_backward(family)
+
+
+@pytest.mark.parametrize(("sizes", "size"), [(RAGGED, (19, 31)), ([70, 2], (5, 7))], ids=str)
+def test_maps_too_large_for_one_look(launched, monkeypatch, sizes, size):
+    monkeypatch.setattr(launch, "LARGEST_WHOLE_MAP", 32)
+    launch.choose.cache_clear()
+    try:
+        check_pool(make_features("signed", (2, sum(sizes), *size), torch.float32), sizes)
+    finally:
+        launch.choose.cache_clear()
+    assert launched == forward_and_backward("position_blocks")
+
+
+@both_families
+@pytest.mark.parametrize("kind", ["relu", "copies"])
+def test_ties(layout, kind):
+    features = lay_out(make_features(kind, (2, sum(INTERLEAVED), 5, 7), torch.float32), layout)
+    check_pool(features, INTERLEAVED, make_mask("shared", 2, sum(INTERLEAVED)))
+
+
+@both_families
+@pytest.mark.parametrize("grads", ["scores", "diversity"])
+def test_gradient_of_one_result(layout, grads):
+    features = lay_out(make_features("signed", (2, sum(RAGGED), 5, 7), torch.float32), layout)
+    check_pool(features, RAGGED, make_mask("shared", 2, sum(RAGGED)), grads=grads)
+
+
+@both_families
+@pytest.mark.parametrize("function", [class_scores, diversity_scores])
+def test_one_result(launched, layout, function):
+    features = lay_out(make_features("signed", (2, sum(RAGGED), 5, 7), torch.float32), layout)
+    exact = features.detach().double().contiguous().requires_grad_()
+    expected = oracle.channel_pool(exact, RAGGED)[function is diversity_scores]
+    leaf = features.to("cuda").detach().requires_grad_()
+    found = function(leaf, ChannelGroups(RAGGED))
+    torch.testing.assert_close(found.cpu().double(), expected, rtol=1e-5, atol=1e-6)
+    weights = torch.randn(expected.shape)
+    found.backward(weights.to("cuda"))
+    expected.backward(weights.double())
+    torch.testing.assert_close(leaf.grad.cpu().double(), exact.grad, rtol=1e-4, atol=1e-6)
+    assert launched == forward_and_backward(FAMILIES[layout])
+
+
+@both_families
+def test_without_gradient(launched, layout):
+    features = lay_out(make_features("signed", (2, sum(RAGGED), 5, 7), torch.float32), layout)
+    with torch.no_grad():
+        found = channel_pool(features.to("cuda").requires_grad_(), ChannelGroups(RAGGED))
+    for result, expected in zip(found, oracle.channel_pool(features.double(), RAGGED), strict=True):
+        torch.testing.assert_close(result.cpu().double(), expected, rtol=1e-5, atol=1e-6)
+    assert launched == forward_and_backward(FAMILIES[layout])[:1]
+
+
+# The loss
+
+
+def draw_mask(groups, batch_size=None, backend="auto"):
+    """From the same random numbers each time; on the CPU."""
+    torch.manual_seed(SEED)
+    return sample_channel_mask(groups, batch_size=batch_size, device="cuda", backend=backend).cpu()
+
+
+@pytest.mark.parametrize("sizes", [RAGGED, [1] * 300, [130, 300]], ids=["ragged", "ones", "large"])
+@pytest.mark.parametrize("batch_size", [None, 3])
+def test_drawn_mask(launched, sizes, batch_size):
+    """Both backends make the same mask of the same random numbers."""
+    groups = ChannelGroups(sizes)
+    by_kernel = draw_mask(groups, batch_size)
+    assert launched == ["masks.mask_kernel"]
+    assert torch.equal(by_kernel, draw_mask(groups, batch_size, backend="eager"))
+
+
+@both_families
+def test_step(launched, layout):
+    features = lay_out(make_features("signed", (4, sum(RAGGED), 5, 7), torch.float32), layout)
+    targets = torch.tensor([0, 5, 2, 2])
+    leaf = features.to("cuda").detach().requires_grad_()
+    torch.manual_seed(SEED)
+    found = mc_loss(leaf, targets.to("cuda"), ChannelGroups(RAGGED)).loss
+    found.backward()
+    assert launched == ["masks.mask_kernel", *forward_and_backward(FAMILIES[layout])]
+
+    mask = draw_mask(ChannelGroups(RAGGED), backend="eager")
+    exact = features.detach().double().contiguous().requires_grad_()
+    expected = oracle.official_loss(exact, targets, RAGGED, mask, 1.5, 20.0)
+    expected.backward()
+    torch.testing.assert_close(found.cpu().double(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(leaf.grad.cpu().double(), exact.grad, rtol=1e-4, atol=1e-6)
+
+
+@both_families
+def test_autocast(launched, layout):
+    """The loss is float32 and the same inside and outside."""
+    features = lay_out(make_features("signed", (4, sum(RAGGED), 5, 7), torch.bfloat16), layout)
+    targets = torch.tensor([0, 5, 2, 2]).to("cuda")
+    module = MCLoss(ChannelGroups(RAGGED), drop=0).to("cuda")
+    losses, gradients = [], []
+    for enabled in (True, False):
+        leaf = features.to("cuda").detach().requires_grad_()
+        with torch.autocast("cuda", dtype=torch.float16, enabled=enabled):
+            loss = module(leaf, targets).loss
+        loss.backward()
+        losses.append(loss)
+        gradients.append(leaf.grad)
+    assert losses[0].dtype == torch.float32
+    assert torch.equal(*losses)
+    assert torch.equal(*gradients)
+    assert launched == 2 * forward_and_backward(FAMILIES[layout])
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two devices")
+@pytest.mark.parametrize("device", ["cuda:1"])
+@both_families
+def test_a_device_that_is_not_the_current_one(layout, device):
+    assert torch.cuda.current_device() == 0
+    features = lay_out(make_features("signed", (2, sum(RAGGED), 5, 7), torch.float32), layout)
+    check_pool(features, RAGGED, make_mask("shared", 2, sum(RAGGED)))
+
+
+# The sanitizer
+
+
+@pytest.mark.skipif(not IS_SANITIZED, reason="what a wrong launch does to a device is anybody's guess")
+@both_families
+@pytest.mark.parametrize(
+    ("more_classes", "more_channels", "report"),
+    [
+        (1, 0, "(reads|writes) .* past the end of the tensor passed as `(offsets|scores)`"),
+        (0, 1, "writes .* past the end of the tensor passed as `(maxima|inverse_sums)`"),
+        (0, -1, "program instances .* both touch element .* of `(maxima|inverse_sums)`"),
+    ],
+    ids=["a class too many", "a channel too many", "a channel too few"],
+)
+def test_the_sanitizer_reports_a_wrong_launch(monkeypatch, layout, more_classes, more_channels, report):
+    right = run._size_arguments
+
+    def wrong(*args):
+        num_classes, num_channels, *others = right(*args)
+        return num_classes + more_classes, num_channels + more_channels, *others
+
+    monkeypatch.setattr(run, "_size_arguments", wrong)
+    features = lay_out(make_features("signed", (3, sum(RAGGED), 5, 7), torch.float32), layout)
+    with pytest.raises(Exception, match=report):
+        channel_pool(features.to("cuda").requires_grad_(), ChannelGroups(RAGGED))

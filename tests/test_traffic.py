@@ -1,0 +1,194 @@
+"""What the kernels ask of memory, counted in Triton's interpreter: the bytes, where they lie, and how they grow."""
+
+from unittest.mock import patch
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+from checks import lay_out, make_features, make_mask
+
+from bench import interpreter
+from bench.cpu import RESNET50, SMALL, VGG16
+from bench.traffic import LARGER, Size, amounts, record_step, record_traffic
+from mcl_triton import ChannelGroups
+from mcl_triton.kernels import whole_maps
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="counted in the interpreter, on machines without GPU")
+interpreter.make_reductions_fast()
+interpreter.compute_like_a_gpu()
+
+LAYOUTS = ["contiguous", "channels_last"]
+DTYPES = [torch.float32, torch.bfloat16]
+SPLIT = ChannelGroups([2, 2, 2, 3, 3])  # as 512 channels are split among 200 classes
+UNIFORM = ChannelGroups.uniform(8, 3)
+LONG = ChannelGroups([10, 10, 10, 11])  # as 2048 are
+SHAPES = {
+    "split 7×7": (SPLIT, 7),
+    "uniform 14×14": (UNIFORM, 14),
+    "long 14×14": (LONG, 14),
+    "uniform 28×28": (UNIFORM, 28),
+}
+
+
+def name(value):
+    return str(value).removeprefix("torch.")
+
+
+def features_of(groups, side, dtype=torch.float32, layout="contiguous", batch=2):
+    return lay_out(make_features("relu", (batch, groups.num_channels, side, side), dtype), layout)
+
+
+def in_sectors(size):
+    """Bytes of the sectors that so many bytes fill, from the start of one."""
+    return -(-size // 32) * 32
+
+
+@pytest.mark.parametrize("mask_kind", ["none", "shared", "per sample"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=name)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_feature_is_read_once_and_every_gradient_written_once(shape, dtype, layout, mask_kind):
+    features = features_of(*SHAPES[shape], dtype, layout)
+    assert features.data_ptr() % 32 == 0
+    batch, channels = features.shape[:2]
+    step = record_step(features, SHAPES[shape][0], make_mask(mask_kind, batch, channels))
+    assert step.forward.launches == step.backward.launches == 1
+    # Memory delivers each feature once; a second look at it goes to a cache.
+    assert step.forward.read(features).sectors == step.backward.read(features).sectors == in_sectors(features.nbytes)
+    assert features.nbytes <= step.forward.read(features).requested <= 2 * features.nbytes
+    assert features.nbytes <= step.backward.read(features).requested <= 2 * features.nbytes
+    assert step.backward.written(step.grad).requested == features.nbytes
+    assert step.backward.written(step.grad).sectors == in_sectors(features.nbytes)
+    # Nothing else is written than dF, and in forward the results.
+    assert step.backward.written() == step.backward.written(step.grad)
+    assert step.forward.written().requested == step.temporaries
+    assert step.forward.written(features).requested == step.backward.written(features).requested == 0
+    assert step.backward.read(step.grad).requested == 0
+    # What else is read are at most 10 numbers a channel: groups, mask, statistics, gradients of g and h.
+    rest = step.forward.read().requested + step.backward.read().requested
+    rest -= step.forward.read(features).requested + step.backward.read(features).requested
+    assert rest <= 4 * 10 * batch * channels
+
+
+def test_a_map_too_large_for_a_program():
+    features = features_of(ChannelGroups([2, 1]), 66, batch=1)
+    step = record_step(features, ChannelGroups([2, 1]))
+    assert step.forward.read(features).sectors == step.backward.read(features).sectors == in_sectors(features.nbytes)
+    assert step.forward.read(features).requested == step.backward.read(features).requested == 2 * features.nbytes
+    assert step.backward.written(step.grad).requested == features.nbytes
+
+
+@pytest.mark.parametrize("mask_kind", ["none", "per sample"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("side", [7, 14])
+def test_one_result_costs_no_more_than_its_part(side, layout, mask_kind):
+    features = features_of(SPLIT, side, layout=layout)
+    batch, channels, classes = *features.shape[:2], SPLIT.num_classes
+    mask = make_mask(mask_kind, batch, channels)
+    both = record_step(features, SPLIT, mask)
+    scores = record_step(features, SPLIT, mask, diversity=False)
+    diversity = record_step(features, SPLIT, mask, scores=False)
+    for one in (scores, diversity):
+        assert one.forward.read().requested <= both.forward.read().requested
+        assert one.backward.read().requested <= both.backward.read().requested
+        assert one.forward.lanes < both.forward.lanes
+        assert one.backward.lanes < both.backward.lanes
+        assert one.backward.written(one.grad).requested == features.nbytes
+    # Class scores have no softmax, so one look is enough, and no statistics are kept or read.
+    assert scores.forward.read(features).requested == scores.backward.read(features).requested == features.nbytes
+    assert scores.forward.written().requested == scores.temporaries == 4 * batch * classes
+    assert diversity.forward.written().requested == diversity.temporaries == 4 * batch * (classes + 2 * channels)
+
+
+# Results and temporaries
+
+TWO_PERCENT = [
+    (RESNET50, 14, torch.float32, True),
+    (RESNET50, 14, torch.bfloat16, True),
+    (VGG16, 14, torch.float32, True),
+    (VGG16, 14, torch.bfloat16, False),  # 2.21 %
+    (SMALL, 14, torch.float32, True),
+    (SMALL, 14, torch.bfloat16, False),  # 2.33 %
+    (VGG16, 28, torch.bfloat16, True),
+]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("groups", "side", "dtype", "is_less"), TWO_PERCENT, ids=name)
+def test_results_and_temporaries_are_two_percent(groups, side, dtype, is_less, layout):
+    """At full size: g and h of 4 bytes for each class, and for each map its maximum, and 4 bytes."""
+    features = torch.empty(32, groups.num_channels, side, side, dtype=dtype)
+    features = features.contiguous(
+        memory_format=torch.channels_last if layout == "channels_last" else torch.contiguous_format
+    )
+    with patch.object(
+        type(whole_maps.forward_kernel), "__getitem__", lambda kernel, grid: lambda *args, **options: None
+    ):
+        step = record_step(features, groups, torch.ones(groups.num_channels))
+    expected = 32 * (2 * 4 * groups.num_classes + (4 + dtype.itemsize) * groups.num_channels)
+    assert step.temporaries == expected
+    assert (step.temporaries < 0.02 * features.nbytes) == is_less
+    assert step.temporaries < 0.024 * features.nbytes
+
+
+# Growth
+
+
+@pytest.fixture(scope="module", params=LAYOUTS)
+def small_step(request):
+    return request.param == "channels_last", amounts(Size().step(request.param == "channels_last"))
+
+
+@pytest.mark.parametrize("dimension", LARGER)
+def test_everything_grows_in_proportion(dimension, small_step):
+    """16 times the samples, classes, channels of a class, or positions, in as many launches."""
+    channels_last, small = small_step
+    large = amounts(LARGER[dimension].step(channels_last))
+    assert large["launches"] == small["launches"] == 2
+    assert large["F read"] == 16 * small["F read"]
+    assert large["dF written"] == 16 * small["dF written"]
+    assert large["rest"] <= 16 * small["rest"]
+    # Of the positions there are none in the results, of the channels none in g and h.
+    batch, classes, channels, _ = LARGER[dimension]
+    assert large["temporaries"] == 8 * batch * classes * (1 + channels)
+    # 48 channels, 5 at a time, are 50 lanes.
+    assert large["lanes"] <= 16 * small["lanes"] * 50 / 48
+
+
+# The counter itself
+
+
+@triton.jit
+def copy_kernel(source, target, size, READS: tl.constexpr, WRITES: tl.constexpr, TILE: tl.constexpr):
+    places = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    for _ in range(READS):
+        x = tl.load(source + places, mask=places < size)
+    for _ in range(WRITES):
+        tl.store(target + places, x, mask=places < size)
+
+
+@pytest.mark.parametrize(("reads", "writes"), [(1, 1), (2, 1), (1, 2), (3, 2)])
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64], ids=name)
+def test_counter(dtype, reads, writes):
+    source, target = torch.rand(200).to(dtype), torch.zeros(200, dtype=dtype)
+    with record_traffic() as traffic:
+        copy_kernel[(4,)](source, target, 200, READS=reads, WRITES=writes, TILE=64)
+        torch.empty(10), source.view(20, 10), source + 1
+    assert torch.equal(source, target)
+    size = 200 * dtype.itemsize
+    assert traffic.read() == traffic.read(source) == (reads * size, in_sectors(size), in_sectors(size))
+    assert traffic.written() == traffic.written(target) == (writes * size, in_sectors(size), in_sectors(size))
+    assert traffic.read(target) == traffic.written(source) == (0, 0, 0)
+    assert traffic.lanes == 256 * (reads + writes)
+    assert traffic.launches == 1
+    assert traffic.allocated == 10 * 4 + size
+
+
+def test_counter_sees_sectors_that_programs_share():
+    """Programs of 4 float32 each, half a sector; and a source that begins in the middle of one."""
+    source, target = torch.rand(70)[3:67], torch.zeros(64)
+    with record_traffic() as traffic:
+        copy_kernel[(16,)](source, target, 64, READS=2, WRITES=1, TILE=4)
+    assert traffic.written(target) == (256, 16 * 32, 256)
+    assert traffic.read(source) == (512, 24 * 32, 9 * 32)
