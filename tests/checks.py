@@ -123,17 +123,19 @@ def check_pool(
     grads: str = "both",
     seed: int = 0,
     allowed_near_ties: float = 0.02,
+    backend: str = "auto",
 ) -> int:
     """Compare values and gradients of `channel_pool` with the oracle, and return how many near-ties were left out.
 
     Args:
-        features: of any dtype and layout.
+        features: of any dtype, layout and device; the oracle runs on the CPU.
         sizes: the channels of each class.
         mask: as for `channel_pool`.
         grads: which of the two results the gradient comes from: "both", "scores" or "diversity".
         seed: of the incoming gradients.
         allowed_near_ties: largest fraction of (sample, class) pairs whose gradient may be left out because rounding
             decides which channel wins somewhere, by `near_ties`.
+        backend: of `channel_pool`.
     """
     groups = ChannelGroups(sizes)
     features = features.detach().requires_grad_()
@@ -146,13 +148,14 @@ def check_pool(
     if grads == "diversity":
         weight_g = torch.zeros_like(weight_g)
 
-    results = channel_pool(features, groups, mask)
+    mask_there = None if mask is None else mask.to(features.device)
+    results = channel_pool(features, groups, mask_there, backend=backend)
     outputs, weights = {
         "both": ([*results], [weight_g, weight_h]),
         "scores": ([results.scores], [weight_g]),
         "diversity": ([results.diversity], [weight_h]),
     }[grads]
-    (gradient,) = torch.autograd.grad(outputs, features, weights)
+    (gradient,) = torch.autograd.grad(outputs, features, [weight.to(features.device) for weight in weights])
 
     assert results.scores.dtype == results.diversity.dtype == working
     assert results.scores.shape == results.diversity.shape == shape
@@ -160,11 +163,12 @@ def check_pool(
     assert gradient.shape == features.shape
     assert gradient.stride() == torch.empty_like(features).stride()
 
+    features = features.detach().cpu()
     exact, exact_gradient = by_oracle(features.double(), sizes, mask, weight_g.double(), weight_h.double())
     plain, plain_gradient = by_oracle(features.to(working), sizes, mask, weight_g, weight_h)
 
     eps = torch.finfo(working).eps
-    rows = features.detach().double().flatten(2)  # [B, N, P]
+    rows = features.double().flatten(2)  # [B, N, P]
     unit = ROUNDINGS * eps
     attention, differences = softmax_and_differences(rows)
     uncertain = attention * (1 - differences)  # the exponential turns the rounding of a difference into a factor
@@ -176,7 +180,7 @@ def check_pool(
     left_out = near_ties(attention, differences, sizes, eps) & (weight_h != 0)
     assert left_out.double().mean() <= allowed_near_ties, f"{left_out.sum()} of {left_out.numel()} have near-ties"
     kept = ~left_out[:, owner, None].expand_as(rows)
-    ours, plain_gradient, exact_gradient = (t.flatten(2) for t in (gradient, plain_gradient, exact_gradient))
+    ours, plain_gradient, exact_gradient = (t.flatten(2) for t in (gradient.cpu(), plain_gradient, exact_gradient))
     # The two terms of the gradient may cancel: each is rounded by itself.
     bound = unit * (exact_gradient.abs() + 2 * weight_h.double().abs()[:, owner, None] * uncertain)
     bound = bound + torch.finfo(working).tiny
@@ -199,7 +203,7 @@ def by_oracle(
 
 def assert_close(what: str, ours: Tensor, plain: Tensor, exact: Tensor, bound: Tensor) -> None:
     """|ours − exact| ≤ FACTOR·|plain − exact| + bound, element by element; not finite just where ``exact`` is not."""
-    ours, plain = ours.detach().double(), plain.detach().double()
+    ours, plain = ours.detach().cpu().double(), plain.detach().double()
     finite = exact.isfinite()
     assert torch.equal(ours.isfinite(), finite), f"{what}: finite where the oracle is not, or the reverse"
     assert torch.equal(ours[~finite].nan_to_num(), exact[~finite].nan_to_num()), f"{what}: NaN or infinity differ"

@@ -85,8 +85,7 @@ def _position_blocks(runs: tuple[int, ...], num_positions: int, itemsize: int, s
     # 2048 elements are 16 for each thread of four warps.
     tile_positions = min(max(1, 2048 // slots), power_of_two(num_positions), 32 if channels_last else 2048)
     if channels_last:
-        aligned = (stride for of in strides for stride in (of.sample, of.position))
-        alignment = _common_alignment(itemsize, chain(aligned, [channel_offsets(runs)[-1]]))
+        alignment = _common_alignment(itemsize, (stride for of in strides for stride in (of.sample, of.position)))
         cuts = _cut(runs, tile_classes, alignment)
         while cuts is None:
             alignment //= 2

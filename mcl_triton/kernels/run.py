@@ -31,7 +31,7 @@ def forward(
         runs: how many classes, how many channels each, how many classes, ...: `ChannelGroups.runs` in one list.
         mask: M, (N,) or (B, N), zeros and ones in the dtype of the results; None keeps every channel.
         wants_scores, wants_diversity: whether g and h are wanted.
-        saves_statistics: whether backward will follow.
+        saves_statistics: whether backward of the diversity scores will follow.
 
     Returns:
         g and h, (B, C), float32, or float64 where the features are; the maximum of each map, (B, N), in the dtype of
@@ -43,7 +43,6 @@ def forward(
     shape = (batch, sum(runs[::2]))
     scores = maps.new_empty(shape if wants_scores else 0, dtype=dtype)
     diversity = maps.new_empty(shape if wants_diversity else 0, dtype=dtype)
-    saves_statistics = saves_statistics and wants_diversity
     maxima = maps.new_empty((batch, channels) if saves_statistics else 0)
     inverse_sums = maps.new_empty(maxima.shape, dtype=dtype)
     launch = choose(tuple(runs), maps.shape[2], maps.element_size(), strides)
