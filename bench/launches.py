@@ -150,7 +150,7 @@ def main() -> None:
         os.environ["TRITON_INTERPRET"] = "1"
         from . import interpreter
 
-        interpreter.compute_like_a_gpu()
+        interpreter.behave_like_a_gpu()
     losses: dict[str, Loss] = {
         f"mc_loss, {convention}, mask {mask_is}": ours(convention, mask_is)
         for convention in CONVENTIONS

@@ -260,8 +260,7 @@ def main() -> None:
     os.environ["TRITON_INTERPRET"] = "1"
     from . import interpreter
 
-    interpreter.make_reductions_fast()
-    interpreter.compute_like_a_gpu()
+    interpreter.behave_like_a_gpu()
     if arguments.scale:
         for channels_last in (False, True):
             print(*scale_table(channels_last), sep="\n", flush=True)

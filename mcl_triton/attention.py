@@ -8,8 +8,8 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from .backends import check_backend, uses_kernels
-from .constants import once_per_device
+from .backend import check_backend, uses_kernels
+from .constants import are_plain, once_per_device
 from .groups import ChannelGroups, integer, positive, require_groups
 
 Drop = str | int | float | Sequence[int]
@@ -71,7 +71,8 @@ def sample_channel_mask(
         else torch.randint(1 << _RANDOM_BITS, shape, device=device, generator=generator)
     )
     if by_kernels:
-        mask: Tensor = _mask_of_keys(keys, *_tables_of_classes(groups, drop, device), max(groups.sizes), dtype)
+        operator = _mask_of_keys if are_plain(keys) else _mask_operator
+        mask: Tensor = operator(keys, *_tables_of_classes(groups, drop, device), max(groups.sizes), dtype)
         return mask
     first_keys, is_kept = _tables_of_channels(groups, drop, device)
     # Sorted, the channels stand class by class, in random order within a class, whose first ones are dropped.
@@ -118,14 +119,16 @@ def dropped_channels(groups: ChannelGroups, drop: HashableDrop) -> list[int]:
     return dropped
 
 
-@torch.library.custom_op("mcl_triton::channel_mask", mutates_args=())
 def _mask_of_keys(keys: Tensor, offsets: Tensor, dropped: Tensor, longest: int, dtype: torch.dtype) -> Tensor:
     from .kernels import run  # Triton is not imported before it is needed
 
     return run.channel_mask(keys, offsets, dropped, longest, dtype)
 
 
-@_mask_of_keys.register_fake
+_mask_operator = torch.library.custom_op("mcl_triton::channel_mask", _mask_of_keys, mutates_args=())
+
+
+@_mask_operator.register_fake
 def _(keys: Tensor, offsets: Tensor, dropped: Tensor, longest: int, dtype: torch.dtype) -> Tensor:
     return torch.empty_like(keys, dtype=dtype)
 

@@ -1,6 +1,6 @@
-"""What does not change from step to step: for `torch.compile`, and on a device.
+"""What PyTorch's transforms make of our code: what is constant for `torch.compile` and on a device, who looks on.
 
-The only file that imports parts of PyTorch which are not public.
+The only file that uses parts of PyTorch which are not public.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from functools import lru_cache, wraps
 from typing import ParamSpec, TypeVar, cast
 
 import torch
+from torch import Tensor
+from torch.nn import Parameter
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 from torch.utils._pytree import register_constant
 
@@ -27,6 +29,28 @@ def constant_when_compiled(cls: type[Class]) -> type[Class]:
 def values_are_readable() -> bool:
     """Whether tensors hold numbers now: not under `torch.compile`, nor among fake tensors."""
     return not torch.compiler.is_compiling() and _get_current_dispatch_mode() is None
+
+
+def are_plain(*tensors: Tensor | None) -> bool:
+    """Whether what is done to tensors is done at once: nothing traces, batches or replaces it."""
+    return (
+        values_are_readable()
+        and not torch._C._are_functorch_transforms_active()
+        and all(
+            tensor is None
+            or (
+                type(tensor) in (Tensor, Parameter)
+                and not tensor.is_meta
+                and not torch._C._functorch.is_legacy_batchedtensor(tensor)  # by ``is_grads_batched``
+            )
+            for tensor in tensors
+        )
+    )
+
+
+def is_differentiated_by_functorch(tensor: Tensor) -> bool:
+    """Whether `torch.func` computes a gradient with respect to a tensor; not asked while `torch.compile` traces."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.is_gradtrackingtensor(tensor)
 
 
 def once_per_device(make: Callable[Parameters, Result]) -> Callable[Parameters, Result]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from .attention import Drop, dropped_channels, hashable_drop, sample_channel_mask
-from .backends import check_backend
+from .backend import check_backend
 from .constants import once_per_device, values_are_readable
 from .groups import ChannelGroups, require_groups
 from .pooling import check_arguments, pool_checked
@@ -92,7 +92,7 @@ def mc_loss(
         TypeError, ValueError: an argument does not fit; the message says which and how. Targets out of range raise
             on the CPU. On a GPU looking at them would stall it: there the assertion of cross_entropy's kernel fails.
         ImportError: ``backend="triton"`` without Triton.
-        NotImplementedError: forward-mode derivatives.
+        NotImplementedError: forward-mode derivatives, and gradients by `torch.func`.
 
     Source: IEEE TIP 2020, arXiv 2002.04264; the official convention is that of the authors' code.
     """

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from . import eager
-from .backends import check_backend, uses_kernels
-from .constants import values_are_readable
+from .backend import check_backend, uses_kernels
+from .constants import are_plain, is_differentiated_by_functorch, values_are_readable
 from .groups import ChannelGroups, require_groups
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -57,7 +57,7 @@ def channel_pool(
         TypeError: the features are no floating tensor, ``groups`` is no ChannelGroups, the mask no real tensor.
         ValueError: a shape, a device or the backend does not fit; the message says which.
         ImportError: ``backend="triton"`` without Triton.
-        NotImplementedError: forward-mode derivatives.
+        NotImplementedError: forward-mode derivatives, and gradients by `torch.func`.
 
     Source: equations of the discriminality and the diversity component, IEEE TIP 2020, arXiv 2002.04264.
     """
@@ -101,9 +101,8 @@ def pool_checked(
     runs = [number for run in groups.runs for number in run]
     by_kernels = uses_kernels(backend, features.device)
     saves_statistics = by_kernels and wants_diversity and features.requires_grad and torch.is_grad_enabled()
-    scores, diversity, *_ = _channel_pool(
-        features, mask, runs, wants_scores, wants_diversity, saves_statistics, by_kernels
-    )
+    operator = _ChannelPool.apply if are_plain(features) else _channel_pool
+    scores, diversity, *_ = operator(features, mask, runs, wants_scores, wants_diversity, saves_statistics, by_kernels)
     return scores, diversity
 
 
@@ -123,6 +122,10 @@ def check_arguments(features: Tensor, groups: ChannelGroups, mask: Tensor | None
         )
     if torch.autograd.forward_ad.unpack_dual(features).tangent is not None:  # type: ignore[no-untyped-call]
         raise NotImplementedError("channel_pool has no forward-mode derivative (jvp, jacfwd); use reverse mode.")
+    if is_differentiated_by_functorch(features):
+        raise NotImplementedError(
+            "channel_pool has no gradient under torch.func (grad, vjp, jacrev); use torch.autograd.grad or backward()."
+        )
     shape = tuple(features.shape)
     if features.dim() not in (3, 4):
         raise ValueError(f"features must be (B, N, H, W) or (B, N, P); got {features.dim()} dimensions, {shape}.")
@@ -139,7 +142,7 @@ def check_arguments(features: Tensor, groups: ChannelGroups, mask: Tensor | None
         return
     if not isinstance(mask, Tensor) or mask.is_complex():
         raise TypeError(f"mask must be a tensor of zeros and ones; got {getattr(mask, 'dtype', type(mask).__name__)}.")
-    if tuple(mask.shape) not in ((shape[1],), shape[:2]):
+    if tuple(mask.shape) != shape[1:2] and tuple(mask.shape) != shape[:2]:
         raise ValueError(f"mask must be {(shape[1],)} or {shape[:2]} for features {shape}; got {tuple(mask.shape)}.")
     if mask.device != features.device:
         raise ValueError(f"mask is on {mask.device}, features are on {features.device}: move one of them.")
@@ -152,8 +155,7 @@ def check_arguments(features: Tensor, groups: ChannelGroups, mask: Tensor | None
 # One pair of operators for both backends: what autograd, torch.compile and fake tensors need to know is the same.
 
 
-@torch.library.custom_op("mcl_triton::channel_pool", mutates_args=())
-def _channel_pool(
+def _forward(
     features: Tensor,
     mask: Tensor | None,
     runs: list[int],
@@ -170,6 +172,9 @@ def _channel_pool(
     return scores, diversity, features.new_empty(0), scores.new_empty(0)
 
 
+_channel_pool = torch.library.custom_op("mcl_triton::channel_pool", _forward, mutates_args=())
+
+
 @_channel_pool.register_fake
 def _(
     features: Tensor,
@@ -182,7 +187,7 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dtype = torch.promote_types(features.dtype, torch.float32)
     shape = (features.shape[0], sum(runs[::2]))
-    statistics_shape = features.shape[:2] if saves_statistics else (0,)
+    statistics_shape = features.shape[:2] if saves_statistics and by_kernels else (0,)
     return (
         features.new_empty(shape if wants_scores else (0,), dtype=dtype),
         features.new_empty(shape if wants_diversity else (0,), dtype=dtype),
@@ -191,8 +196,7 @@ def _(
     )
 
 
-@torch.library.custom_op("mcl_triton::channel_pool_backward", mutates_args=())
-def _channel_pool_backward(
+def _gradient(
     features: Tensor,
     mask: Tensor | None,
     runs: list[int],
@@ -207,6 +211,9 @@ def _channel_pool_backward(
 
         return run.backward(features, runs, mask, grad_scores, grad_diversity, maxima, inverse_sums)
     return eager.backward(features, runs, mask, grad_scores, grad_diversity)
+
+
+_channel_pool_backward = torch.library.custom_op("mcl_triton::channel_pool_backward", _gradient, mutates_args=())
 
 
 @_channel_pool_backward.register_fake
@@ -224,10 +231,11 @@ def _(
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    features, mask, ctx.runs, _, _, saves_statistics, ctx.by_kernels = inputs
-    _, _, *statistics = output
+    features, mask, ctx.runs, *wanted, saves_statistics, ctx.by_kernels = inputs
+    results, statistics = output[:2], output[2:]
+    unwanted = [result for result, is_wanted in zip(results, wanted, strict=True) if not is_wanted]
     ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(*statistics)
+    ctx.mark_non_differentiable(*unwanted, *statistics)
     ctx.save_for_backward(features, mask, *(statistics if saves_statistics else (None, None)))
 
 
@@ -237,9 +245,10 @@ def _backward(
     grad = None
     if grad_scores is not None or grad_diversity is not None:
         features, mask, maxima, inverse_sums = ctx.saved_tensors
-        grad = _channel_pool_backward(
-            features, mask, ctx.runs, grad_scores, grad_diversity, maxima, inverse_sums, ctx.by_kernels
-        )
+        # A gradient that is to be differentiated is left to the operator, which says that it cannot be.
+        plain = are_plain(features, grad_scores, grad_diversity) and not torch.is_grad_enabled()
+        operator = _gradient if plain else _channel_pool_backward
+        grad = operator(features, mask, ctx.runs, grad_scores, grad_diversity, maxima, inverse_sums, ctx.by_kernels)
     return grad, None, None, None, None, None, None
 
 
@@ -252,3 +261,15 @@ def _no_second_derivative(ctx: Any, grad: Tensor) -> None:
 
 _channel_pool.register_autograd(_backward, setup_context=_save_for_backward)
 _channel_pool_backward.register_autograd(_no_second_derivative)
+
+
+class _ChannelPool(torch.autograd.Function):
+    """The operator by a shorter way than PyTorch's dispatcher, which takes the host longer than the kernels' launch."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
+        output = _forward(*inputs)
+        _save_for_backward(ctx, inputs, output)
+        return output
+
+    backward = staticmethod(_backward)

@@ -7,6 +7,7 @@ Gradients of bfloat16 and float16 are computed in float32 and rounded once, half
 """
 
 import torch
+from hypothesis import strategies as st
 from torch import Tensor
 
 from mcl_triton import ChannelGroups, channel_pool
@@ -14,6 +15,10 @@ from reference import loss as oracle
 
 FACTOR = 2.0
 ROUNDINGS = 4.0
+
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+MASKS = ["none", "shared", "per sample"]
+INTERLEAVED = [3, 1, 3, 7, 1, 2, 3]  # classes of one size are not neighbours
 
 
 # Features
@@ -66,6 +71,20 @@ KINDS = [
 ]
 
 
+# In these, rows that hold the same values in another order tie in exact arithmetic only: the softmax has near-ties
+# everywhere, and the gradient is compared for the scores. "copies" and "relu" have the exact ties of the softmax.
+NEAR_TIED = {(kind, dtype) for kind in ("integers", "few values", "signed zeros") for dtype in DTYPES}
+NEAR_TIED |= {("subnormal", torch.float16), ("smallest", torch.float16)}  # differences near float32's rounding of 1
+
+
+def name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def grads_of(kind: str, dtype: torch.dtype) -> str:
+    return "scores" if (kind, dtype) in NEAR_TIED else "both"
+
+
 def lay_out(features: Tensor, layout: str) -> Tensor:
     """The same values in another memory layout; `expanded` repeats the first sample, `rows` joins H and W."""
     batch, channels, height, width = features.shape
@@ -111,6 +130,20 @@ def make_mask(kind: str, batch: int, channels: int, seed: int = 0) -> Tensor | N
         return None
     shape = (channels,) if kind == "shared" else (batch, channels)
     return (torch.rand(shape, generator=torch.Generator().manual_seed(seed + 1)) > 0.45).float()
+
+
+@st.composite
+def cases(draw):
+    classes = draw(st.integers(1, 9))
+    largest = draw(st.sampled_from([2, 4, 12, 40]))
+    if draw(st.booleans()):
+        sizes = [draw(st.integers(1, largest))] * classes
+    else:
+        sizes = draw(st.lists(st.integers(1, largest), min_size=classes, max_size=classes))
+    batch = draw(st.integers(1, 5))
+    side = max(1, min(30, int((60_000 / (batch * sum(sizes))) ** 0.5)))  # keeps a case in the milliseconds
+    height, width = draw(st.integers(1, side)), draw(st.integers(1, side))
+    return sizes, (batch, sum(sizes), height, width)
 
 
 # The comparison
@@ -247,3 +280,17 @@ def near_ties(attention: Tensor, differences: Tensor, sizes: list[int], eps: flo
             is_near_tie |= (winner[:, 0] == channel) & (is_near & ~same_row[..., None]).any(dim=1)
         found.append((is_near_tie & (top[:, 0] > 1e-30)).any(dim=1))
     return torch.stack(found, dim=1)
+
+
+def as_scalar(incoming: str, scores: torch.Tensor, diversity: torch.Tensor) -> torch.Tensor:
+    """A loss whose gradient reaches the results in a certain form."""
+    if incoming == "expanded":
+        return scores.sum() + 2 * diversity.sum()
+    if incoming == "transposed":
+        weights = torch.arange(1.0, scores.numel() + 1).view(scores.t().shape)
+        return (scores.t() * weights).sum() - (diversity.t() * weights).sum()
+    if incoming == "one element":
+        return scores[1, 2] + diversity[0, 3]
+    if incoming == "only scores":
+        return (scores**2).sum()
+    return (diversity**2).sum()

@@ -1,14 +1,18 @@
 """Settings of every test."""
 
 import os
+from importlib.util import find_spec
 
 import hypothesis
 import pytest
 import torch
 
-# Decided when the kernels are imported: on a machine without a GPU Triton interprets them.
-if not torch.cuda.is_available():
+# On a machine without a GPU Triton interprets the kernels, which is decided when they are imported.
+if not torch.cuda.is_available() and find_spec("triton"):
     os.environ["TRITON_INTERPRET"] = "1"
+    from bench import interpreter
+
+    interpreter.behave_like_a_gpu()
 
 torch.set_num_threads(1)
 

@@ -3,12 +3,14 @@
 import contextlib
 import itertools
 import re
+import sys
 
 import pytest
 import torch
 from checks import by_oracle, lay_out, make_features, make_mask
 
 from mcl_triton import ChannelGroups, MCLoss, channel_pool, class_maps, mc_loss, sample_channel_mask
+from mcl_triton.pooling import check_backend
 from reference import loss as oracle
 
 GROUPS = ChannelGroups([3, 1, 2])
@@ -148,8 +150,11 @@ def test_groups(groups, call):
 BACKEND_FUNCTIONS = {
     "channel_pool": lambda backend: channel_pool(FEATURES, GROUPS, backend=backend),
     "mc_loss": lambda backend: mc_loss(FEATURES, TARGETS, GROUPS, backend=backend),
+    "sample_channel_mask": lambda backend: sample_channel_mask(GROUPS, device="cpu", backend=backend),
     "MCLoss": lambda backend: MCLoss(GROUPS, backend=backend),
 }
+# A module does not know before it is called where the features will be.
+DEVICE_FUNCTIONS = {**BACKEND_FUNCTIONS, "MCLoss": lambda backend: MCLoss(GROUPS, backend=backend)(FEATURES, TARGETS)}
 
 
 @pytest.mark.parametrize("call", BACKEND_FUNCTIONS.values(), ids=BACKEND_FUNCTIONS)
@@ -160,8 +165,17 @@ def test_unknown_backend(backend, call):
 
 
 @pytest.mark.parametrize("call", BACKEND_FUNCTIONS.values(), ids=BACKEND_FUNCTIONS)
-def test_a_backend_to_come(call):
-    with refuses(NotImplementedError, "triton", "not implemented yet", "eager"):
+def test_kernels_without_triton(call, monkeypatch):
+    monkeypatch.setattr(sys.modules[check_backend.__module__], "_HAS_TRITON", False)
+    with refuses(ImportError, 'backend="triton"', "triton, which is not installed", "pip install triton", "auto"):
+        call("triton")
+
+
+@pytest.mark.parametrize("call", DEVICE_FUNCTIONS.values(), ids=DEVICE_FUNCTIONS)
+def test_kernels_without_a_gpu(call, monkeypatch):
+    pytest.importorskip("triton")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with refuses(ValueError, 'backend="triton"', "CUDA or ROCm device; got cpu", "auto", "TRITON_INTERPRET=1"):
         call("triton")
 
 

@@ -4,18 +4,30 @@ from pathlib import Path
 
 import pytest
 import torch
-from checks import DENSE_LAYOUTS, KINDS, LAYOUTS, check_pool, lay_out, make_features, make_mask
+from checks import (
+    DENSE_LAYOUTS,
+    DTYPES,
+    INTERLEAVED,
+    KINDS,
+    LAYOUTS,
+    MASKS,
+    NEAR_TIED,
+    as_scalar,
+    cases,
+    check_pool,
+    grads_of,
+    lay_out,
+    make_features,
+    make_mask,
+    name,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_pool import DTYPES, INTERLEAVED, MASKS, NEAR_TIED, as_scalar, cases, grads_of, name
+from triton.runtime.interpreter import GridExecutor
 
-from bench import interpreter
 from mcl_triton import ChannelGroups, channel_pool, class_scores, diversity_scores
 from mcl_triton.kernels import launch, run
 from reference import loss as oracle
-
-interpreter.make_reductions_fast()
-interpreter.compute_like_a_gpu()
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -306,7 +318,7 @@ def without_copies(monkeypatch):
     """Triton's interpreter copies what it has written to the device, and so a whole file to itself."""
     if DEVICE != "cpu":
         pytest.skip("what lies in a file is on the CPU")
-    monkeypatch.setattr(interpreter.GridExecutor, "_restore_args_dev", lambda *_: None)
+    monkeypatch.setattr(GridExecutor, "_restore_args_dev", lambda *_: None)
 
 
 @pytest.mark.usefixtures("without_copies")

@@ -2,28 +2,28 @@
 
 import pytest
 import torch
-from checks import DENSE_LAYOUTS, KINDS, LAYOUTS, by_oracle, check_pool, lay_out, make_features, make_mask
+from checks import (
+    DENSE_LAYOUTS,
+    DTYPES,
+    INTERLEAVED,
+    KINDS,
+    LAYOUTS,
+    MASKS,
+    NEAR_TIED,
+    as_scalar,
+    by_oracle,
+    cases,
+    check_pool,
+    grads_of,
+    lay_out,
+    make_features,
+    make_mask,
+    name,
+)
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mcl_triton import ChannelGroups, blocks, channel_pool
-
-DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-MASKS = ["none", "shared", "per sample"]
-INTERLEAVED = [3, 1, 3, 7, 1, 2, 3]  # classes of one size are not neighbours
-
-# In these, rows that hold the same values in another order tie in exact arithmetic only: the softmax has near-ties
-# everywhere, and the gradient is compared for the scores. "copies" and "relu" have the exact ties of the softmax.
-NEAR_TIED = {(kind, dtype) for kind in ("integers", "few values", "signed zeros") for dtype in DTYPES}
-NEAR_TIED |= {("subnormal", torch.float16), ("smallest", torch.float16)}  # differences near float32's rounding of 1
-
-
-def name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def grads_of(kind: str, dtype: torch.dtype) -> str:
-    return "scores" if (kind, dtype) in NEAR_TIED else "both"
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=name)
@@ -54,20 +54,6 @@ def test_sizes(sizes, shape):
     for kind in ("signed", "relu"):
         features = make_features(kind, (2, sum(sizes), *shape), torch.float32)
         check_pool(features, sizes, make_mask("shared", 2, sum(sizes)), allowed_near_ties=0.2)
-
-
-@st.composite
-def cases(draw):
-    classes = draw(st.integers(1, 9))
-    largest = draw(st.sampled_from([2, 4, 12, 40]))
-    if draw(st.booleans()):
-        sizes = [draw(st.integers(1, largest))] * classes
-    else:
-        sizes = draw(st.lists(st.integers(1, largest), min_size=classes, max_size=classes))
-    batch = draw(st.integers(1, 5))
-    side = max(1, min(30, int((60_000 / (batch * sum(sizes))) ** 0.5)))  # keeps a case in the milliseconds
-    height, width = draw(st.integers(1, side)), draw(st.integers(1, side))
-    return sizes, (batch, sum(sizes), height, width)
 
 
 def test_random_cases():
@@ -230,20 +216,6 @@ def test_first_of_dead_channels_takes_the_gradient_of_the_diversity(dtype, layou
 
 
 # Gradients
-
-
-def as_scalar(incoming: str, scores: torch.Tensor, diversity: torch.Tensor) -> torch.Tensor:
-    """A loss whose gradient reaches the results in a certain form."""
-    if incoming == "expanded":
-        return scores.sum() + 2 * diversity.sum()
-    if incoming == "transposed":
-        weights = torch.arange(1.0, scores.numel() + 1).view(scores.t().shape)
-        return (scores.t() * weights).sum() - (diversity.t() * weights).sum()
-    if incoming == "one element":
-        return scores[1, 2] + diversity[0, 3]
-    if incoming == "only scores":
-        return (scores**2).sum()
-    return (diversity**2).sum()
 
 
 @pytest.mark.parametrize("incoming", ["expanded", "transposed", "one element", "only scores", "only diversity"])

@@ -8,15 +8,12 @@ import triton
 import triton.language as tl
 from checks import lay_out, make_features, make_mask
 
-from bench import interpreter
 from bench.cpu import RESNET50, SMALL, VGG16
 from bench.traffic import LARGER, Size, amounts, record_step, record_traffic
 from mcl_triton import ChannelGroups
 from mcl_triton.kernels import whole_maps
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="counted in the interpreter, on machines without GPU")
-interpreter.make_reductions_fast()
-interpreter.compute_like_a_gpu()
 
 LAYOUTS = ["contiguous", "channels_last"]
 DTYPES = [torch.float32, torch.bfloat16]

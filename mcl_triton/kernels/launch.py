@@ -54,7 +54,7 @@ def choose(runs: tuple[int, ...], num_positions: int, itemsize: int, *strides: S
 
 
 def _whole_maps(runs: tuple[int, ...], num_positions: int, itemsize: int, strides: tuple[Strides, ...]) -> Launch:
-    num_classes, longest = sum(runs[::2]), max(runs[1::2])
+    num_classes = sum(runs[::2])
     tile_positions = power_of_two(num_positions)
     # 256 elements are 8 for each thread of a warp: one or two wide loads a channel, and a softmax without a barrier.
     # Small maps share the warp; large ones take more warps, and at 56×56 16 elements a thread.
@@ -65,8 +65,8 @@ def _whole_maps(runs: tuple[int, ...], num_positions: int, itemsize: int, stride
         "ALIGNMENT": _common_alignment(itemsize, (stride for of in strides for stride in (of.sample, of.channel))),
         "TILE_CLASSES": tile_classes,
         "TILE_POSITIONS": tile_positions,
-        # One row of a warp is too little to have in flight; several warps have enough.
-        "CHANNELS_A_STEP": _channels_a_step(longest) if num_warps == 1 else 1,
+        # The row of one warp is too little to have in flight; those of several warps are enough.
+        "CHANNELS_A_STEP": _channels_a_step(runs) if num_warps == 1 else 1,
         "num_warps": num_warps,
     }
     return Launch("whole_maps", constants, (*range(0, num_classes, tile_classes), num_classes))
@@ -82,8 +82,10 @@ def _position_blocks(runs: tuple[int, ...], num_positions: int, itemsize: int, s
     tile_classes = max(4, 64 // tile_places) if channels_last and tile_places < 64 else 1
     tile_classes = min(tile_classes, power_of_two(num_classes))
     slots = tile_classes * tile_places
-    # 2048 elements are 16 for each thread of four warps.
-    tile_positions = min(max(1, 2048 // slots), power_of_two(num_positions), 32 if channels_last else 2048)
+    # Four warps with 16 elements a thread, or 8 where 16 would spill; more only where a single position takes more.
+    elements = 2048 if channels_last and slots <= 64 else 1024
+    tile_positions = min(max(1, elements // slots), power_of_two(num_positions))
+    elements = tile_positions * slots
     if channels_last:
         alignment = _common_alignment(itemsize, (stride for of in strides for stride in (of.sample, of.position)))
         cuts = _cut(runs, tile_classes, alignment)
@@ -100,7 +102,7 @@ def _position_blocks(runs: tuple[int, ...], num_positions: int, itemsize: int, s
         "TILE_CLASSES": tile_classes,
         "TILE_PLACES": tile_places,
         "IS_SPREAD": tile_classes > 1 and sizes != {tile_places},
-        "num_warps": max(1, min(8, tile_positions * slots // 512)),
+        "num_warps": max(1, min(4, elements // 256), min(8, elements // 512)),
     }
     return Launch("position_blocks", constants, cuts)
 
@@ -128,9 +130,16 @@ def power_of_two(number: int) -> int:
     return 1 << (number - 1).bit_length()
 
 
-def _channels_a_step(longest: int) -> int:
-    """How many channels are loaded together: up to 5, the most whose last step is not too empty."""
-    return max(step for step in range(1, 6) if longest + -longest % step <= 1.15 * longest)
+def _channels_a_step(runs: tuple[int, ...]) -> int:
+    """How many channels are loaded together: up to 3, if the places left empty at the end are a fifth at most.
+
+    A fourth would take registers that AMD's compiler has to spill.
+    """
+
+    def places(step: int) -> int:
+        return sum(classes * (size + -size % step) for classes, size in zip(runs[::2], runs[1::2], strict=True))
+
+    return max(step for step in (1, 2, 3) if 5 * places(step) <= 6 * places(1))
 
 
 def _common_alignment(itemsize: int, strides: Iterable[int]) -> int:
