@@ -179,7 +179,7 @@ def record_step(
 
     runs = [number for of in groups.runs for number in of]
     with record_traffic() as forward:
-        g, h, *statistics = run.forward(features, runs, mask, scores, diversity, saves_statistics=True)
+        g, h, *statistics = run.forward(features, runs, mask, scores, diversity, saves_statistics=diversity)
     dg, dh = (torch.ones_like(result) if result.numel() else None for result in (g, h))
     with record_traffic() as backward:
         grad = run.backward(features, runs, mask, dg, dh, *statistics)

@@ -64,6 +64,7 @@ def sample_channel_mask(
     device = torch.empty(0, device=device).device  # with its index, whatever was given
     drop = hashable_drop(drop)
     by_kernels = uses_kernels(backend, device)
+    tables = (_tables_of_classes if by_kernels else _tables_of_channels)(groups, drop, device)
     shape = (groups.num_channels,) if batch_size is None else (batch_size, groups.num_channels)
     keys = (
         torch.randint(1 << _RANDOM_BITS, shape, device=device)
@@ -72,9 +73,9 @@ def sample_channel_mask(
     )
     if by_kernels:
         operator = _mask_of_keys if are_plain(keys) else _mask_operator
-        mask: Tensor = operator(keys, *_tables_of_classes(groups, drop, device), max(groups.sizes), dtype)
+        mask: Tensor = operator(keys, *tables, max(size for _, size in groups.runs), dtype)
         return mask
-    first_keys, is_kept = _tables_of_channels(groups, drop, device)
+    first_keys, is_kept = tables
     # Sorted, the channels stand class by class, in random order within a class, whose first ones are dropped.
     order = (keys + first_keys).argsort(-1)
     return torch.empty(shape, dtype=dtype, device=device).scatter_(-1, order, is_kept.to(dtype).expand(shape))
