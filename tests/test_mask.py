@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from mcl_triton import ChannelGroups, channel_pool, mc_loss, sample_channel_mask
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 RAGGED = ChannelGroups([3, 1, 3, 7, 1, 2, 10])
 DROPS = {
     "half": ("half", [1, 0, 1, 3, 0, 1, 5]),
@@ -330,3 +331,31 @@ def test_another_default_device_does_not_reach_arguments_that_have_one():
         loss = mc_loss(features, targets, groups, mask=mask).loss
         loss.backward()
     assert loss.device.type == features.grad.device.type == "cpu"
+
+
+# The kernel
+
+
+@pytest.mark.parametrize("batch_size", [None, 3])
+@pytest.mark.parametrize(
+    "sizes", [[3] * 200, [2] * 88 + [3] * 112, RAGGED.sizes, [340, 1, 20], [1] * 300, [300]], ids=lambda s: f"{len(s)}"
+)
+@pytest.mark.parametrize("drop", ["half", 0.3])
+def test_both_backends_draw_the_same_mask(drop, sizes, batch_size):
+    groups, masks = ChannelGroups(sizes), []
+    for backend in ("eager", "triton"):
+        generator = torch.Generator(DEVICE).manual_seed(5)
+        masks.append(
+            sample_channel_mask(
+                groups, drop=drop, batch_size=batch_size, generator=generator, device=DEVICE, backend=backend
+            )
+        )
+    assert torch.equal(*masks)
+
+
+def test_of_equal_keys_the_first_are_dropped():
+    """2^40 keys are hardly ever equal; if they are, the number of zeros is right all the same."""
+    keys = torch.tensor([[7, 7, 7, 7, 5, 7, 3], [1, 0, 1, 0, 2, 2, 2]], device=DEVICE)
+    offsets, dropped = (torch.tensor(numbers, dtype=torch.int32, device=DEVICE) for numbers in ([0, 4, 7], [2, 2]))
+    mask = torch.ops.mcl_triton.channel_mask(keys, offsets, dropped, 4, torch.int8)
+    assert mask.tolist() == [[0, 0, 1, 1, 0, 1, 0], [1, 0, 1, 0, 0, 0, 1]]
