@@ -389,10 +389,7 @@ _HEADS = [
 ]
 
 
-def _row(report: Report) -> list[str]:
-    def widths(what: str) -> str:
-        return "/".join(map(str, sorted(report.widths(what)))) or "-"
-
+def _constants(report: Report) -> str:
     shown = {
         "NUM_POSITIONS": "P",
         "ALIGNMENT": "align",
@@ -402,13 +399,19 @@ def _row(report: Report) -> list[str]:
         "CHANNELS_A_STEP": "step",
         "IS_SPREAD": "spread",
     }
-    constants = " ".join(f"{shown[name]}={int(of)}" for name, of in report.constants.items() if name in shown)
+    return " ".join(f"{shown[name]}={int(of)}" for name, of in report.constants.items() if name in shown)
+
+
+def _row(report: Report) -> list[str]:
+    def widths(what: str) -> str:
+        return "/".join(map(str, sorted(report.widths(what)))) or "-"
+
     case = report.cases[0]
     return [
         report.target,
         report.kernel,
         str(case.dtype)[6:],
-        constants,
+        _constants(report),
         *map(str, (report.constants["num_warps"], report.registers, report.stack)),
         f"{report.spills}+{report.scalar_spills}",
         str(report.shared),
@@ -419,10 +422,36 @@ def _row(report: Report) -> list[str]:
     ]
 
 
+def _summary(reports: list[Report], targets: list[str]) -> list[list[str]]:
+    """A row for each configuration, whatever the target and the strides it was compiled for."""
+    alike: dict[tuple[str, ...], list[Report]] = {}
+    for report in reports:
+        key = (report.kernel, str(report.cases[0].dtype)[6:], _constants(report), str(report.constants["num_warps"]))
+        alike.setdefault(key, []).append(report)
+
+    def from_to(values: Iterable[int]) -> str:
+        least, most = min(ordered := sorted(values)), max(ordered)
+        return f"{least}" if least == most else f"{least}-{most}"
+
+    rows = [["kernel", "dtype", "constants", "warps", *targets, "not in registers", "shared", "F", "dF"]]
+    for key, same in alike.items():
+        registers = [from_to(each.registers for each in same if each.target == target) for target in targets]
+        elsewhere = max(each.stack + each.spills + each.scalar_spills for each in same)
+        widths = [
+            from_to(width for each in same for width in each.widths(what))
+            if any(each.widths(what) for each in same)
+            else "-"
+            for what in ("load features", "store grad")
+        ]
+        rows.append([*key, *registers, str(elsewhere), from_to(each.shared for each in same), *widths])
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--targets", nargs="+", choices=list(TARGETS), default=list(TARGETS))
     parser.add_argument("--odd", action="store_true", help="the odd cases instead of the realistic ones")
+    parser.add_argument("--summary", action="store_true", help="all targets in one row, with their registers")
     args = parser.parse_args()
     start = time.perf_counter()
     with workers() as pool:
@@ -440,7 +469,7 @@ def main() -> None:
         "registers, stack: of a thread, the stack in bytes; spills: on AMD, of vector and (to a vector register) "
         "scalar registers; F, dF, other: bytes of one access\n"
     )
-    rows = [_HEADS, *map(_row, reports)]
+    rows = _summary(reports, args.targets) if args.summary else [_HEADS, *map(_row, reports)]
     columns = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, columns, strict=True)).rstrip())

@@ -31,15 +31,15 @@ from mcl_triton import ChannelGroups
 
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton's compiler")
 
-# An SM has 65536 registers: 168 let 12 programs of one warp run side by side, 96 five programs of four warps, 128 four.
+# An SM has 65536 registers: 144 let 14 programs of one warp run side by side, 96 five programs of four warps, 128 four.
 NVIDIA_REGISTERS = {
-    "whole_maps.forward": 168,
-    "whole_maps.backward": 168,
+    "whole_maps.forward": 128,
+    "whole_maps.backward": 144,
     "position_blocks.forward": 96,
     "position_blocks.backward": 128,
 }
-# A SIMD unit has 512 for each lane: 128 let four warps take turns.
-AMD_REGISTERS = dict.fromkeys(NVIDIA_REGISTERS, 128)
+# A SIMD unit has 512 for each lane: 80 let six warps take turns.
+AMD_REGISTERS = dict.fromkeys(NVIDIA_REGISTERS, 80)
 KERNELS = list(NVIDIA_REGISTERS)
 VGG16, RESNET50 = ChannelGroups.uniform(200, 3), ChannelGroups.split(2048, 200)
 
