@@ -50,8 +50,10 @@ def sample_channel_mask(
         Ones and zeros, (N,), or (batch_size, N).
 
     Raises:
-        TypeError: ``groups`` is no ChannelGroups, or ``drop`` is none of the above.
-        ValueError: ``drop`` leaves a class without a channel, or has the wrong length; ``batch_size`` is less than 1.
+        TypeError: ``groups`` is no ChannelGroups, ``drop`` is none of the above, or ``dtype`` is complex.
+        ValueError: ``drop`` leaves a class without a channel, or has the wrong length; ``batch_size`` is less than 1;
+            the backend is unknown, or not for this device.
+        ImportError: ``backend="triton"`` without Triton.
 
     Source: the paper's section on the discriminality component; how many to drop varies among published codes.
     """
@@ -60,6 +62,8 @@ def sample_channel_mask(
         batch_size = positive("batch_size", batch_size)
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be None or at least 1; got {batch_size}.")
+    if dtype.is_complex:
+        raise TypeError(f"dtype must be a real one, or torch.bool; got {dtype}.")
     check_backend(backend)
     device = torch.empty(0, device=device).device  # with its index, whatever was given
     drop = hashable_drop(drop)

@@ -27,24 +27,24 @@ def constant_when_compiled(cls: type[Class]) -> type[Class]:
 
 
 def values_are_readable() -> bool:
-    """Whether tensors hold numbers now: not under `torch.compile`, nor among fake tensors."""
-    return not torch.compiler.is_compiling() and _get_current_dispatch_mode() is None
+    """Whether tensors hold numbers now: not under `torch.compile` or `vmap`, nor among fake tensors."""
+    return (
+        not torch.compiler.is_compiling()
+        and _get_current_dispatch_mode() is None
+        and not torch._C._are_functorch_transforms_active()
+    )
 
 
 def are_plain(*tensors: Tensor | None) -> bool:
     """Whether what is done to tensors is done at once: nothing traces, batches or replaces it."""
-    return (
-        values_are_readable()
-        and not torch._C._are_functorch_transforms_active()
-        and all(
-            tensor is None
-            or (
-                type(tensor) in (Tensor, Parameter)
-                and not tensor.is_meta
-                and not torch._C._functorch.is_legacy_batchedtensor(tensor)  # by ``is_grads_batched``
-            )
-            for tensor in tensors
+    return values_are_readable() and all(
+        tensor is None
+        or (
+            type(tensor) in (Tensor, Parameter)
+            and not (tensor.is_meta or tensor.is_neg() or tensor._is_zerotensor())
+            and not torch._C._functorch.is_legacy_batchedtensor(tensor)  # by ``is_grads_batched``
         )
+        for tensor in tensors
     )
 
 
@@ -64,7 +64,8 @@ def once_per_device(make: Callable[Parameters, Result]) -> Callable[Parameters, 
             return make(*args, **kwargs)
 
     # Typed, since 1 and 1.0 are equal and can mean different things.
-    cached = cast("Callable[Parameters, Result]", lru_cache(maxsize=64, typed=True)(make_ordinary))
+    # Nothing is ever dropped: a CUDA graph that was captured with a table goes on to read it.
+    cached = cast("Callable[Parameters, Result]", lru_cache(maxsize=None, typed=True)(make_ordinary))
 
     @wraps(make)
     def table(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:

@@ -11,6 +11,7 @@ from . import eager
 from .backend import check_backend, uses_kernels
 from .constants import are_plain, is_differentiated_by_functorch, values_are_readable
 from .groups import ChannelGroups, require_groups
+from .kernels.tables import tables_of
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -100,6 +101,8 @@ def pool_checked(
         mask = mask.to(torch.promote_types(features.dtype, torch.float32))
     runs = [number for run in groups.runs for number in run]
     by_kernels = uses_kernels(backend, features.device)
+    if by_kernels:  # made now: memory that an operator takes belongs to the CUDA graph it may be captured in
+        tables_of(tuple(runs), features.device)
     saves_statistics = by_kernels and wants_diversity and features.requires_grad and torch.is_grad_enabled()
     operator = _ChannelPool.apply if are_plain(features) else _channel_pool
     scores, diversity, *_ = operator(features, mask, runs, wants_scores, wants_diversity, saves_statistics, by_kernels)

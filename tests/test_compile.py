@@ -10,6 +10,7 @@ from checks import make_features, make_mask
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from mcl_triton import ChannelGroups, MCLoss, channel_pool, class_maps, mc_loss, sample_channel_mask
+from mcl_triton.kernels import run, tables
 from reference import loss as oracle
 
 GROUPS = ChannelGroups([3, 1, 3, 7, 1, 2, 3])
@@ -334,6 +335,54 @@ def test_vmap_of_the_pooling():
     for one, scores, diversity in zip(features, *found, strict=True):
         assert torch.equal(scores, channel_pool(one, GROUPS).scores)
         assert torch.equal(diversity, channel_pool(one, GROUPS).diversity)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("is_compiled", [False, True])
+@pytest.mark.parametrize("backend", ["eager", "triton"])
+def test_gradients_through_vmap(backend, is_compiled):
+    """Inside, nothing says that the features require a gradient."""
+
+    def scores_and_diversity(features):
+        return torch.func.vmap(lambda each: channel_pool(each, GROUPS, backend=backend))(features)
+
+    features = torch.stack([signed(), -signed()]).to(KERNEL_DEVICE).requires_grad_()
+    function = torch.compile(scores_and_diversity, backend="aot_eager") if is_compiled else scores_and_diversity
+    (found,) = torch.autograd.grad(sum((result**2).sum() for result in function(features)), features)
+    pooled = [channel_pool(one, GROUPS, backend="eager") for one in features]
+    (expected,) = torch.autograd.grad(sum((result**2).sum() for one in pooled for result in one), features)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_tables_are_made_before_the_operator_runs(monkeypatch, is_compiled):
+    """What is made inside would be memory of the CUDA graph that the operator is captured in."""
+    groups = ChannelGroups([2, 3, 4] if is_compiled else [4, 3, 2])  # of no other test
+    is_inside, made_inside = False, []
+    run_forward, channel_offsets = run.forward, tables.channel_offsets
+
+    def forward(*arguments):
+        nonlocal is_inside
+        is_inside = True
+        results = run_forward(*arguments)
+        is_inside = False
+        return results
+
+    def offsets(runs):
+        made_inside.append(is_inside)
+        return channel_offsets(runs)
+
+    monkeypatch.setattr(run, "forward", forward)
+    monkeypatch.setattr(tables, "channel_offsets", offsets)
+
+    def pool(features):
+        return channel_pool(features, groups, backend="triton")
+
+    features = signed(groups=groups).to(KERNEL_DEVICE)
+    function = torch.compile(pool, fullgraph=True, backend="aot_eager") if is_compiled else pool
+    for _ in range(2):
+        function(features)
+    assert made_inside == [False]
 
 
 @pytest.mark.parametrize("transform", [torch.func.grad, torch.func.jacrev])

@@ -359,3 +359,17 @@ def test_of_equal_keys_the_first_are_dropped():
     offsets, dropped = (torch.tensor(numbers, dtype=torch.int32, device=DEVICE) for numbers in ([0, 4, 7], [2, 2]))
     mask = torch.ops.mcl_triton.channel_mask(keys, offsets, dropped, 4, torch.int8)
     assert mask.tolist() == [[0, 0, 1, 1, 0, 1, 0], [1, 0, 1, 0, 0, 0, 1]]
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int32, torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_kernel_writes_any_dtype(dtype):
+    mask = sample_channel_mask(RAGGED, dtype=dtype, device=DEVICE, backend="triton")
+    assert mask.dtype == dtype
+    assert set(mask.tolist()) == {0, 1}
+    assert mask.sum() == RAGGED.num_channels - 11
+
+
+@pytest.mark.parametrize("backend", ["eager", "triton"])
+def test_complex_masks_are_refused(backend):
+    with pytest.raises(TypeError, match=r"dtype must be a real one.*got torch\.complex64"):
+        sample_channel_mask(RAGGED, dtype=torch.complex64, device=DEVICE, backend=backend)

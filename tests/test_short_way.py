@@ -74,6 +74,16 @@ def test_gradients_of_several_losses_at_once(backend):
         assert torch.equal(found[index], torch.autograd.grad(scores[index], features, retain_graph=True)[0])
 
 
+@pytest.mark.parametrize("backend", ["eager", "triton"])
+def test_numbers_whose_sign_is_not_in_memory(backend):
+    """A conjugate's imaginary part is the same memory, with a bit that says minus."""
+    features = torch.randn(3, 6, 4, 3, dtype=torch.complex64).to(KERNEL_DEVICE).conj().imag
+    assert features.is_neg()
+    found = channel_pool(features, GROUPS, backend=backend)
+    expected = channel_pool(features.resolve_neg(), GROUPS, backend=backend)
+    assert all(map(torch.equal, found, expected))
+
+
 def test_second_derivative():
     features = make_features("signed", (3, 6, 4, 3), torch.float32).requires_grad_()
     scores = channel_pool(features, GROUPS).scores

@@ -31,11 +31,13 @@ class Launch(NamedTuple):
         kernels: ``"whole_maps"`` or ``"position_blocks"``.
         constants: the kernels' constexpr arguments that follow from the shape, and ``num_warps``.
         cuts: first class of each tile of a sample, and C. One program works on one tile of one sample.
+        way: which of `ways_to_cut` the cuts are, for the kernels that read them from a table.
     """
 
     kernels: str
     constants: dict[str, int]
     cuts: tuple[int, ...]
+    way: int = 0
 
 
 @lru_cache(maxsize=256)
@@ -73,14 +75,10 @@ def _whole_maps(runs: tuple[int, ...], num_positions: int, itemsize: int, stride
 
 
 def _position_blocks(runs: tuple[int, ...], num_positions: int, itemsize: int, strides: tuple[Strides, ...]) -> Launch:
-    num_classes, sizes = sum(runs[::2]), set(runs[1::2])
+    sizes = set(runs[1::2])
     channels_last = all(of_maps.channel == 1 for of_maps in strides)
     tile_places = power_of_two(max(sizes))
-    # In channels_last, 64 channels side by side fill the sectors of memory that they touch, and four classes of any one
-    # size end at a multiple of four channels. Spreading takes a shuffle for every 32 channels of a tile, and larger
-    # groups are wide enough by themselves; so are the rows of other layouts.
-    tile_classes = max(4, 64 // tile_places) if channels_last and tile_places < 64 else 1
-    tile_classes = min(tile_classes, power_of_two(num_classes))
+    tile_classes = _classes_side_by_side(runs) if channels_last else 1
     slots = tile_classes * tile_places
     # Four warps with 16 elements a thread, or 8 where 16 would spill; more only where a single position takes more.
     elements = 2048 if channels_last and slots <= 64 else 1024
@@ -88,13 +86,12 @@ def _position_blocks(runs: tuple[int, ...], num_positions: int, itemsize: int, s
     elements = tile_positions * slots
     if channels_last:
         alignment = _common_alignment(itemsize, (stride for of in strides for stride in (of.sample, of.position)))
-        cuts = _cut(runs, tile_classes, alignment)
-        while cuts is None:
+        while not ways_to_cut(runs)[_way(alignment)]:
             alignment //= 2
-            cuts = _cut(runs, tile_classes, alignment)
+        way = _way(alignment)
     else:
         alignment = _common_alignment(itemsize, (stride for of in strides for stride in (of.sample, of.channel)))
-        cuts = (*range(0, num_classes, tile_classes), num_classes)
+        way = 0
     constants = {
         "ALIGNMENT": alignment,
         "CHANNELS_LAST": channels_last,
@@ -104,7 +101,33 @@ def _position_blocks(runs: tuple[int, ...], num_positions: int, itemsize: int, s
         "IS_SPREAD": tile_classes > 1 and sizes != {tile_places},
         "num_warps": max(1, min(4, elements // 256), min(8, elements // 512)),
     }
-    return Launch("position_blocks", constants, cuts)
+    return Launch("position_blocks", constants, ways_to_cut(runs)[way], way)
+
+
+@lru_cache(maxsize=256)
+def ways_to_cut(runs: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """First class of each tile, and C, in every way that some layout of the maps asks for.
+
+    First one class a tile; then classes side by side, in tiles that begin at multiples of 1, 2, 4 and 8 channels, empty
+    where the groups do not allow that.
+    """
+    one_by_one = tuple(range(sum(runs[::2]) + 1))
+    return one_by_one, *(_cut(runs, _classes_side_by_side(runs), alignment) for alignment in (1, 2, 4, 8))
+
+
+def _way(alignment: int) -> int:
+    """Which of `ways_to_cut` begins its tiles at multiples of 1, 2, 4 or 8 channels."""
+    return alignment.bit_length()
+
+
+def _classes_side_by_side(runs: tuple[int, ...]) -> int:
+    """How many classes a tile has in channels_last."""
+    # 64 channels side by side fill the sectors of memory that they touch, and four classes of any one size end at a
+    # multiple of four channels. Spreading takes a shuffle for every 32 channels of a tile, and larger groups are wide
+    # enough by themselves.
+    tile_places = power_of_two(max(runs[1::2]))
+    tile_classes = max(4, 64 // tile_places) if tile_places < 64 else 1
+    return min(tile_classes, power_of_two(sum(runs[::2])))
 
 
 def choose_for_mask(longest: int) -> dict[str, int]:
@@ -119,10 +142,10 @@ def choose_for_mask(longest: int) -> dict[str, int]:
     }
 
 
-def channel_offsets(runs: tuple[int, ...]) -> list[int]:
+def channel_offsets(runs: tuple[int, ...]) -> tuple[int, ...]:
     """First channel of each class, and N: C + 1 numbers."""
     sizes = chain.from_iterable(repeat(size, classes) for classes, size in zip(runs[::2], runs[1::2], strict=True))
-    return list(accumulate(sizes, initial=0))
+    return tuple(accumulate(sizes, initial=0))
 
 
 def power_of_two(number: int) -> int:
@@ -147,14 +170,14 @@ def _common_alignment(itemsize: int, strides: Iterable[int]) -> int:
     return gcd(WIDEST_ACCESS // itemsize, *strides)
 
 
-def _cut(runs: tuple[int, ...], tile_classes: int, alignment: int) -> tuple[int, ...] | None:
-    """Tiles of up to so many classes, each of which begins at an aligned channel; None if some class is in the way."""
+def _cut(runs: tuple[int, ...], tile_classes: int, alignment: int) -> tuple[int, ...]:
+    """Tiles of up to so many classes, each of which begins at an aligned channel; empty if some class is in the way."""
     offsets = channel_offsets(runs)
     cuts = [0]
     while cuts[-1] < len(offsets) - 1:
         furthest = min(cuts[-1] + tile_classes, len(offsets) - 1)
         cut = next((cut for cut in range(furthest, cuts[-1], -1) if offsets[cut] % alignment == 0), None)
         if cut is None:
-            return None
+            return ()
         cuts.append(cut)
     return tuple(cuts)

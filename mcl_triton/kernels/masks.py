@@ -33,5 +33,5 @@ def mask_kernel(
         other_key = tl.load(first_key + other_place, mask=is_other, other=0)[:, None]
         is_before = (other_key < own_key) | ((other_key == own_key) & (other_place < place))
         rank += (is_before & is_other[:, None]).to(tl.int32)
-    kept = (rank >= num_dropped[:, None]).to(mask.dtype.element_ty)
+    kept = tl.where(rank >= num_dropped[:, None], 1.0, 0.0).to(mask.dtype.element_ty)
     tl.store(mask + sample * num_channels + first_channel[:, None] + place, kept, mask=is_channel)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..constants import once_per_device
 from . import masks, position_blocks, whole_maps
-from .launch import Launch, Strides, channel_offsets, choose, choose_for_mask
+from .launch import Launch, Strides, choose, choose_for_mask
+from .tables import tables_of
 
 _MODULES: dict[str, Any] = {"whole_maps": whole_maps, "position_blocks": position_blocks}
 
@@ -51,7 +51,7 @@ def forward(
         kernel[(_programs(launch, batch),)](
             maps,
             maps if mask is None else mask,
-            *_tables(launch, tuple(runs), maps.device),
+            *_table_arguments(launch, runs, maps.device),
             scores,
             diversity,
             maxima,
@@ -83,11 +83,13 @@ def backward(
         features, runs, mask: as in `forward`.
         grad_scores: dg, (B, C), of any strides.
         grad_diversity: dh, likewise.
-        maxima, inverse_sums: from `forward`; None only where ``grad_diversity`` is.
+        maxima, inverse_sums: from `forward`; None if it did not save them.
 
     Returns:
         dF in the shape, dtype and memory layout of the features.
     """
+    if grad_diversity is not None and maxima is None:  # under vmap nothing says that the features require a gradient
+        *_, maxima, inverse_sums = forward(features, runs, None, False, True, True)
     maps, strides = _maps(features)
     grad = torch.empty_like(features)
     try:
@@ -102,7 +104,7 @@ def backward(
             maps,
             grad_maps,
             maps if mask is None else mask,
-            *_tables(launch, tuple(runs), maps.device),
+            *_table_arguments(launch, runs, maps.device),
             maps if grad_scores is None else grad_scores,
             maps if grad_diversity is None else grad_diversity,
             maps if maxima is None else maxima,
@@ -162,19 +164,9 @@ def _programs(launch: Launch, batch: int) -> int:
     return batch * (len(launch.cuts) - 1)
 
 
-def _tables(launch: Launch, runs: tuple[int, ...], device: torch.device) -> list[Tensor]:
-    offsets = _offsets(runs, device)
-    return [offsets] if launch.kernels == "whole_maps" else [offsets, _table(launch.cuts, device)]
-
-
-@once_per_device
-def _offsets(runs: tuple[int, ...], device: torch.device) -> Tensor:
-    return _table(tuple(channel_offsets(runs)), device)
-
-
-@once_per_device
-def _table(numbers: tuple[int, ...], device: torch.device) -> Tensor:
-    return torch.tensor(numbers, dtype=torch.int32, device=device)
+def _table_arguments(launch: Launch, runs: Sequence[int], device: torch.device) -> list[Tensor]:
+    offsets, cuts = tables_of(tuple(runs), device)
+    return [offsets] if launch.kernels == "whole_maps" else [offsets, cuts[launch.way]]
 
 
 def _stride_arguments(launch: Launch, strides: Strides) -> tuple[int, ...]:
