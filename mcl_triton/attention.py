@@ -34,7 +34,8 @@ def sample_channel_mask(
     """Draw a mask M that zeroes a fixed number of each class's channels, every choice of channels equally likely.
 
     For groups of one size ξ of which d are dropped, the equivalent plain PyTorch is
-    ``(torch.rand(C, ξ).argsort(1).argsort(1) >= d).flatten()``. Nothing synchronises with the host.
+    ``(torch.rand(C, ξ).argsort(1).argsort(1) >= d).flatten()``. Nothing waits for the device, once the first call for
+    these groups has made its tables.
 
     Args:
         groups: which channels belong to which class.

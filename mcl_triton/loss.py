@@ -150,7 +150,8 @@ class MCLoss(nn.Module):
             `mc_loss`.
 
     Raises:
-        TypeError, ValueError: see `mc_loss`; whatever does not depend on a batch is checked when the module is made.
+        TypeError, ValueError, ImportError: see `mc_loss`; what does not depend on a batch is checked when the module is
+            made.
 
     >>> loss = MCLoss(ChannelGroups.split(512, 200))
     >>> output = loss(torch.rand(2, 512, 14, 14), torch.tensor([3, 199]))

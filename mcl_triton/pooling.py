@@ -69,20 +69,26 @@ def channel_pool(
 def class_scores(
     features: Tensor, groups: ChannelGroups, mask: Tensor | None = None, *, backend: str = "auto"
 ) -> Tensor:
-    """The class scores g of `channel_pool` alone, (B, C); there is no softmax.
+    """The class scores g of `channel_pool` alone; there is no softmax.
 
     Args, Raises:
         As for `channel_pool`.
+
+    Returns:
+        (B, C), float32, or float64 where the features are.
     """
     check_arguments(features, groups, mask, backend)
     return pool_checked(features, groups, mask, backend, wants_diversity=False)[0]
 
 
 def diversity_scores(features: Tensor, groups: ChannelGroups, *, backend: str = "auto") -> Tensor:
-    """The diversity scores h of `channel_pool` alone, (B, C); they know no mask.
+    """The diversity scores h of `channel_pool` alone; they know no mask.
 
     Args, Raises:
-        As for `channel_pool`.
+        As for `channel_pool`, without the mask.
+
+    Returns:
+        (B, C), float32, or float64 where the features are.
     """
     check_arguments(features, groups, None, backend)
     return pool_checked(features, groups, None, backend, wants_scores=False)[1]

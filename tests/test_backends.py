@@ -17,7 +17,6 @@ from mcl_triton import (
     diversity_scores,
     mc_loss,
     pooling,
-    sample_channel_mask,
 )
 
 GROUPS = ChannelGroups([3, 1, 2])
@@ -115,17 +114,6 @@ def test_kernels_are_what_runs():
         assert not taken
 
 
-@pytest.mark.parametrize("batch_size", [None, 3])
-def test_masks_are_the_same(batch_size):
-    pytest.importorskip("triton")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    masks = []
-    for backend in ("eager", "triton"):
-        torch.manual_seed(7)
-        masks.append(sample_channel_mask(GROUPS, batch_size=batch_size, device=device, backend=backend))
-    assert torch.equal(*masks)
-
-
 # Without Triton, and before it is needed
 
 
@@ -183,7 +171,7 @@ def test_kernels_need_a_gpu():
     )
 
 
-HEAVY = ["triton", "torch._dynamo", "torch._inductor", "numpy", "mcl_triton.kernels"]
+HEAVY = ["triton", "torch._dynamo", "torch._inductor", "numpy", "mcl_triton.kernels.run"]
 
 
 def test_import_brings_nothing_heavy():
@@ -193,7 +181,7 @@ def test_import_brings_nothing_heavy():
         "def present(): return ','.join(name for name in heavy if name in sys.modules) or '-'\n"
         "print(present()); import mcl_triton; print(present())\n"
         + STEP.replace("import torch, mcl_triton", "")
-        + "step('auto'); print('mcl_triton.kernels' in sys.modules)\n"  # PyTorch's first operator brings its compiler
+        + "step('auto'); print('mcl_triton.kernels.run' in sys.modules)\n"
     )
     assert of_ours == of_torch
     assert kernels_after_a_step == "False"

@@ -3,6 +3,7 @@
 import copy
 import warnings
 from datetime import timedelta
+from itertools import product
 
 import pytest
 import torch
@@ -16,25 +17,26 @@ pytestmark = pytest.mark.skipif(
 
 GROUPS = ChannelGroups([3, 1, 2])
 CONVENTIONS = ["official", "paper"]
+BACKENDS = ["eager", "triton"]
 WRAPPERS = ["DDP", "FSDP"]
 
 
 class Network(nn.Module):
     """The loss among the layers of a network: everything that is done to the network is done to it too."""
 
-    def __init__(self, convention: str):
+    def __init__(self, convention: str, backend: str):
         super().__init__()
         self.layers = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 6, 1))
-        self.mc_loss = MCLoss(GROUPS, convention=convention, class_weights=torch.full((3,), 2.0))
+        self.mc_loss = MCLoss(GROUPS, convention=convention, backend=backend, class_weights=torch.full((3,), 2.0))
 
     def forward(self, images, targets, mask):
         return self.mc_loss(self.layers(images), targets, mask).loss
 
 
-def make_network(convention):
+def make_network(convention, backend):
     torch.manual_seed(0)
     # In evaluation samples know nothing of each other; elsewhere SyncBatchNorm sees to that, on GPUs only.
-    return Network(convention).double().eval()
+    return Network(convention, backend).double().eval()
 
 
 def make_batch():
@@ -60,7 +62,7 @@ def plain(tensor):
 
 
 def work(rank, folder):
-    """One of two processes: write the loss and the gradients for each wrapper and convention."""
+    """One of two processes: write the loss and the gradients for each wrapper, convention and backend."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     distributed.init_process_group(
@@ -69,14 +71,13 @@ def work(rank, folder):
     images, targets, mask = make_batch()
     half = slice(2 * rank, 2 * rank + 2)
     found = {}
-    for wrapper in WRAPPERS:
-        for convention in CONVENTIONS:
-            network = make_network(convention)
-            wrapped = wrap(network, wrapper)
-            loss = wrapped(images[half], targets[half], mask)
-            loss.backward()
-            gradients = {name: plain(parameter.grad) for name, parameter in network.named_parameters()}
-            found[wrapper, convention] = loss.detach(), gradients
+    for wrapper, convention, backend in product(WRAPPERS, CONVENTIONS, BACKENDS):
+        network = make_network(convention, backend)
+        wrapped = wrap(network, wrapper)
+        loss = wrapped(images[half], targets[half], mask)
+        loss.backward()
+        gradients = {name: plain(parameter.grad) for name, parameter in network.named_parameters()}
+        found[wrapper, convention, backend] = loss.detach(), gradients
     torch.save(found, f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
 
@@ -91,11 +92,12 @@ def found(tmp_path_factory):
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 @pytest.mark.parametrize("convention", CONVENTIONS)
-def test_two_processes(convention, wrapper, found):
-    network = make_network(convention)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_two_processes(backend, convention, wrapper, found):
+    network = make_network(convention, backend)
     expected = network(*make_batch())
     expected.backward()
-    (first, first_gradients), (second, second_gradients) = (each[wrapper, convention] for each in found)
+    (first, first_gradients), (second, second_gradients) = (each[wrapper, convention, backend] for each in found)
     assert first != second
     torch.testing.assert_close((first + second) / 2, expected.detach(), rtol=1e-12, atol=0)
     for name, parameter in network.named_parameters():
@@ -105,7 +107,7 @@ def test_two_processes(convention, wrapper, found):
 
 
 def test_layers_are_converted_around_the_loss():
-    network = make_network("official")
+    network = make_network("official", "eager")
     converted = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(network))
     assert isinstance(converted.layers[1], nn.SyncBatchNorm)
     assert isinstance(converted.mc_loss, MCLoss)

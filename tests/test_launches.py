@@ -52,7 +52,7 @@ def gradient(results, features):
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "rows", "sliced channels", "every second channel"])
 @pytest.mark.parametrize("mask_kind", ["none", "shared", "per sample"])
 def test_pooling_is_one_launch(mask_kind, layout):
-    features = lay_out(make_features("signed", (2, 20, 5, 4), torch.bfloat16), layout).to(DEVICE).requires_grad_()
+    features = lay_out(make_features("signed", (2, 20, 5, 4), torch.bfloat16).to(DEVICE), layout).requires_grad_()
     mask = make_mask(mask_kind, 2, 20)
     with count_launches() as forward:
         results = channel_pool(features, RAGGED, None if mask is None else mask.to(DEVICE), backend="triton")
@@ -63,7 +63,7 @@ def test_pooling_is_one_launch(mask_kind, layout):
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_pooling_of_large_maps_is_one_launch(layout):
     """A map of 66×66 is too large for a program."""
-    features = lay_out(make_features("signed", (1, 3, 66, 66), torch.float32), layout).to(DEVICE).requires_grad_()
+    features = lay_out(make_features("signed", (1, 3, 66, 66), torch.float32).to(DEVICE), layout).requires_grad_()
     with count_launches() as forward:
         results = channel_pool(features, ChannelGroups([1, 2]), backend="triton")
     assert forward == ["forward_kernel"]

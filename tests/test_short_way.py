@@ -65,11 +65,10 @@ def test_it_is_left(monkeypatch):
 @pytest.mark.parametrize("backend", ["eager", "triton"])
 def test_gradients_of_several_losses_at_once(backend):
     """PyTorch runs backward under vmap for ``is_grads_batched``, after a forward that it did not see."""
-    if backend == "triton" and KERNEL_DEVICE != "cpu":
-        pytest.skip("the kernels are compiled")
-    features = make_features("signed", (3, 6, 4, 3), torch.float32).requires_grad_()
+    features = make_features("signed", (3, 6, 4, 3), torch.float32).to(KERNEL_DEVICE).requires_grad_()
     scores = channel_pool(features, GROUPS, backend=backend).scores.sum(dim=0)
-    found = torch.autograd.grad(scores, features, torch.eye(3), is_grads_batched=True, retain_graph=True)[0]
+    each = torch.eye(3, device=KERNEL_DEVICE)
+    found = torch.autograd.grad(scores, features, each, is_grads_batched=True, retain_graph=True)[0]
     for index in range(3):
         assert torch.equal(found[index], torch.autograd.grad(scores[index], features, retain_graph=True)[0])
 

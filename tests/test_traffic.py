@@ -113,7 +113,7 @@ TWO_PERCENT = [
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("groups", "side", "dtype", "is_less"), TWO_PERCENT, ids=name)
-def test_results_and_temporaries_are_two_percent(groups, side, dtype, is_less, layout):
+def test_how_large_results_and_temporaries_are(groups, side, dtype, is_less, layout):
     """At full size: g and h of 4 bytes for each class, and for each map its maximum, and 4 bytes."""
     features = torch.empty(32, groups.num_channels, side, side, dtype=dtype)
     features = features.contiguous(

@@ -124,6 +124,7 @@ def test_checkpointed_activations(use_reentrant, backend, device):
         return module(layer(images), targets).loss
 
     gradients = []
+    torch.use_deterministic_algorithms(True, warn_only=True)  # of the convolution
     for seed in range(4):
         torch.manual_seed(seed)
         expected = torch.autograd.grad(step(images), images)[0]
@@ -132,6 +133,7 @@ def test_checkpointed_activations(use_reentrant, backend, device):
         checkpoint(step, images, use_reentrant=use_reentrant).backward()
         assert torch.equal(images.grad, expected)
         gradients.append(tuple(expected.flatten().tolist()))
+    torch.use_deterministic_algorithms(False)
     assert len(set(gradients)) > 1
 
 
@@ -186,12 +188,14 @@ def test_cuda_graph():
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         losses, gradient = step()
-    random = set()
     for seed in range(6):
         new = make_features("signed", (3, 6, 4, 3), torch.float32, seed=seed)
         features.detach().copy_(new)
         graph.replay()
         torch.testing.assert_close(losses[0].cpu(), oracle.official_loss(new, TARGETS, GROUPS.sizes, None, 1.5, 20))
         assert gradient.isfinite().all()
-        random.add(losses[1].item() / losses[0].item())
-    assert len(random) > 3
+    random = set()
+    for _ in range(12):
+        graph.replay()
+        random.add(losses[1].item())
+    assert len(random) > 1
