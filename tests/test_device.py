@@ -5,6 +5,7 @@ code on the CPU and reports accesses past the end of a tensor and races between 
 """
 
 import sys
+from contextlib import nullcontext
 
 import checks
 import pytest
@@ -276,6 +277,23 @@ def test_autocast(launched, layout):
     assert torch.equal(*losses)
     assert torch.equal(*gradients)
     assert launched == 2 * forward_and_backward(FAMILIES[layout])
+
+
+@both_families
+def test_kernels_are_launched_on_the_device_of_the_features(monkeypatch, launched, layout):
+    """Which need not be the current one: each launch enters it."""
+    entered = []
+
+    def guard(device):
+        entered.append((len(launched), torch.device(device).type))
+        return nullcontext()
+
+    features = lay_out(make_features("signed", (2, sum(RAGGED), 5, 7), torch.float32), layout)
+    monkeypatch.setattr(run.torch.cuda, "device", guard)
+    check_pool(features, RAGGED)
+    assert [launches_before for launches_before, _ in entered] == [0, 1]
+    assert entered[0][1] == "cuda"  # in backward the sanitizer says "cpu" of the same features
+    assert launched == forward_and_backward(FAMILIES[layout])
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two devices")
