@@ -1,0 +1,50 @@
+"""Images of one's own, in a folder for each class; the authors' script of the MC-Loss takes CUB-200-2011 like this."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torchvision.datasets import ImageFolder
+
+from .images import Images, Transform
+from .source import Source
+
+
+def read(root: Path, split: str, transform: Transform | None) -> Images:
+    """The images of a split; classes are numbered in the order of their folders' names.
+
+    Testing is on ``test`` or, where that is not there, on ``val``.
+    """
+    folders = {"train": root / "train", "test": root / "test" if (root / "test").is_dir() else root / "val"}
+    for folder in folders.values():
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder} is missing.")
+    contents = {name: ImageFolder(folder) for name, folder in folders.items()}
+    in_train, in_test = (set(content.classes) for content in contents.values())
+    if unshared := sorted(in_train ^ in_test):
+        raise ValueError(
+            f"{folders['train']} and {folders['test']} must have the same classes; {len(unshared)} are only in one of "
+            f"them, such as {unshared[0]!r}."
+        )
+    content = contents[split]
+    return Images([Path(path) for path, _ in content.samples], content.targets, content.classes, transform)
+
+
+FOLDER = Source(
+    title="images",
+    origin="wherever you have them",
+    layout="""
+train/
+    first class/
+        any name.jpg
+        ...
+    second class/
+        ...
+    ...
+test/        (or val/)
+    first class/
+        ...
+    ...
+""",
+    read=read,
+)

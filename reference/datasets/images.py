@@ -1,0 +1,82 @@
+"""Labelled image files as a data set."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch.utils.data import Dataset
+
+Transform = Callable[[Any], Any]
+"""What is done to an image before it is handed out."""
+
+
+class Labelled(Dataset[tuple[Any, int]]):
+    """Images with their class index: ``image, target = dataset[i]``.
+
+    Attributes:
+        classes: the names of the classes.
+        targets: the class index of each image, from 0.
+    """
+
+    classes: list[str]
+    targets: list[int]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+class Images(Labelled):
+    """Image files, read as RGB pictures of Pillow and transformed.
+
+    Args:
+        paths: the files.
+        targets: the class index of each, from 0.
+        classes: the names of the classes.
+        transform: of the picture; None hands out the picture itself.
+
+    Raises:
+        ValueError: a file is listed twice.
+        FileNotFoundError: a file is not there.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], targets: Sequence[int], classes: Sequence[str], transform: Transform | None = None
+    ) -> None:
+        self.paths = list(paths)
+        self.targets = list(targets)
+        self.classes = list(classes)
+        self.transform = transform
+        if several := repeated(self.paths):
+            raise ValueError(f"each image must be listed once; {several[0]} is listed more often.")
+        # Now, rather than hours into the training.
+        if missing := [path for path in self.paths if not path.is_file()]:
+            raise FileNotFoundError(f"{len(missing)} of {len(self.paths)} images are missing, such as {missing[0]}.")
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        picture = self.picture(index)
+        return picture if self.transform is None else self.transform(picture), self.targets[index]
+
+    def picture(self, index: int) -> Image.Image:
+        """The picture before the transform; grey ones get three equal channels."""
+        path = self.paths[index]
+        try:
+            with Image.open(path) as file:
+                return self.cropped(file.convert("RGB"), index)
+        except Exception as error:  # for a broken file Pillow raises nearly every kind
+            raise ValueError(
+                f"{path} cannot be read as an image: {error}. It has been broken or removed; extract it again from the "
+                "archive of the data set."
+            ) from error
+
+    def cropped(self, picture: Image.Image, index: int) -> Image.Image:
+        """The part of the picture that is used: here, all of it."""
+        return picture
+
+
+def repeated(items: Sequence[Hashable]) -> list[Hashable]:
+    """What is there more than once."""
+    return [item for item, count in Counter(items).items() if count > 1]

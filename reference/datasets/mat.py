@@ -1,0 +1,30 @@
+"""MATLAB's files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.io import loadmat
+
+
+def read_mat(path: Path, name: str) -> np.ndarray[Any, Any]:
+    """The variable ``name``, flattened: (n,) numbers, cells or structs.
+
+    A cell, and a field of a struct, is itself an array, (1, 1) for a number and (1,) for a string; its ``item()`` is
+    Python's own number or string.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing.")
+    try:
+        variables = loadmat(path)
+    except Exception as error:  # for a broken file scipy raises nearly every kind
+        raise ValueError(
+            f"{path} cannot be read as a MATLAB file: {error}. Download it again: it is incomplete, or a web page was "
+            "saved in its place."
+        ) from error
+    if name not in variables:
+        there = sorted(variable for variable in variables if not variable.startswith("__"))
+        raise ValueError(f"{path} must hold the variable {name!r}; it holds {', '.join(there) or 'none'}.")
+    return np.ravel(variables[name])

@@ -1,0 +1,63 @@
+"""A data set's source: what its authors publish about it, and how the files are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import indent
+
+from .images import Labelled, Transform
+
+SPLITS = ("train", "test")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the authors publish: the number of classes, and of images for training and for testing."""
+
+    classes: int
+    train: int
+    test: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a data set comes from, how its folder must look, and how that is read.
+
+    Args:
+        title: the authors' name for it.
+        origin: where to get it.
+        layout: the files below the root, as a tree; empty for a data set that needs no root.
+        read: (root, split, transform) -> the data set, for the split "train" or "test".
+        sizes: the published ones, which the files must have; None for files of one's own.
+    """
+
+    title: str
+    origin: str
+    layout: str
+    read: Callable[[Path, str, Transform | None], Labelled]
+    sizes: Sizes | None = None
+
+    def load(self, root: Path, split: str, transform: Transform | None) -> Labelled:
+        """Read the files and hold them against the published sizes."""
+        try:
+            dataset = self.read(root, split, transform)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{error}\n{self._advice(root)}") from None
+        if self.sizes is not None:
+            expected = (getattr(self.sizes, split), self.sizes.classes)
+            found = (len(dataset), len(dataset.classes))
+            if found != expected:
+                raise ValueError(
+                    f"{self.title} has {expected[0]} images of {expected[1]} classes in the split {split!r}; the files "
+                    f"list {found[0]} of {found[1]}, so some were cut short or changed. For a part of the data put "
+                    f"the images into folders and load 'folder'.\n{self._advice(root)}"
+                )
+        return dataset
+
+    def _advice(self, root: Path) -> str:
+        if not self.layout:
+            return f"Get {self.title} from {self.origin}."
+        tree = indent(self.layout.strip("\n"), "    ")
+        return f"Get {self.title} from {self.origin}. The folder must look like this:\n{root}/\n{tree}"
