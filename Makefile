@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint sanitize bench clean
+.PHONY: help demo test lint sanitize bench performance clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/'
@@ -26,8 +26,13 @@ lint: $(BIN)/.installed  ## formatting, lint and types
 sanitize: $(BIN)/.installed  ## look for memory errors and races in the compiled kernels, on the CPU
 	.ci/sanitize $(ARGS)
 
-bench: $(BIN)/.installed  ## time the loss on this CPU against the formulas it replaces (ARGS="--help")
-	$(BIN)/python -m bench.cpu $(ARGS)
+bench: $(BIN)/.installed  ## time the loss on this machine against everyone else, in a few minutes (ARGS="--help")
+	$(BIN)/python -m bench run $(ARGS)
+
+performance: $(BIN)/.installed  ## measure all shapes on this machine, redraw the figures and tables of docs/performance.md
+	$(BIN)/python -m bench run --full --output bench/results $(ARGS)
+	$(BIN)/python -m bench plot
+	$(BIN)/python -m bench page
 
 clean:  ## remove the environment and everything that was built or trained
 	rm -rf .venv runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -1,4 +1,4 @@
-"""What the size of the eager path's blocks costs and gains: `python -m bench.blocks`.
+"""What the size of the eager path's blocks costs and gains: `python -m bench blocks`.
 
 Lowest of several interleaved measurements of the forward and the backward operator, in milliseconds.
 """
@@ -6,14 +6,18 @@ Lowest of several interleaved measurements of the forward and the backward opera
 from __future__ import annotations
 
 import argparse
+import time
+from collections.abc import Callable
 from unittest.mock import patch
 
 import torch
 
 from mcl_triton import blocks, eager, sample_channel_mask
-from reference.environment import environment, usable_cores
+from reference.environment import usable_cores
 
-from .cpu import CASES, Case, seconds
+from . import results
+from .cases import Case
+from .run import device_name, quick_cases
 
 MIB = (0.25, 0.5, 1, 2, 4, 8, 16, 64)
 
@@ -28,31 +32,33 @@ def sweep(case: Case, turns: int) -> dict[float, tuple[float, float]]:
     for _ in range(turns):
         for mib in MIB:
             with patch.object(blocks, "BLOCK_BYTES", int(mib * 2**20)):
-                forward = seconds(lambda: eager.forward(features, runs, mask))
-                backward = seconds(lambda: eager.backward(features, runs, mask, *grads))
+                forward = _seconds(lambda: eager.forward(features, runs, mask))
+                backward = _seconds(lambda: eager.backward(features, runs, mask, *grads))
             times[mib].append((forward, backward))
     return {mib: (min(forward for forward, _ in of), min(backward for _, backward in of)) for mib, of in times.items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def _seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=int, nargs="+", default=[usable_cores()], help="numbers of threads (default: all cores)"
     )
     parser.add_argument("--turns", type=int, default=8, help="measurements of each size (default: 8)")
-    arguments = parser.parse_args()
-    on = environment()
-    print(f"{on['cpu']}, {on['cores']} cores; Python {on['python']}, torch {on['torch']}; forward + backward, ms")
+
+
+def main(arguments: argparse.Namespace) -> None:
     for threads in arguments.threads:
         torch.set_num_threads(threads)
-        print(f"{threads} threads".ljust(66) + "".join(f"{mib:g} MiB".rjust(14) for mib in MIB))
-        for case in CASES:
+        print(f"{device_name(torch.device('cpu'))}; {results.versions()}; forward + backward, ms")
+        print("".ljust(66) + "".join(f"{mib:g} MiB".rjust(14) for mib in MIB))
+        for case in quick_cases():
             cells = [
                 f"{1e3 * forward:.1f} + {1e3 * backward:.1f}"
                 for forward, backward in sweep(case, arguments.turns).values()
             ]
             print(str(case).ljust(66) + "".join(cell.rjust(14) for cell in cells), flush=True)
-
-
-if __name__ == "__main__":
-    main()

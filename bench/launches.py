@@ -1,17 +1,21 @@
-"""How many kernels one step of the loss launches on a GPU, counted without one: `python -m bench.launches`.
+"""What one step of the loss launches on a GPU, counted without one: `python -m bench launches`.
 
 A step draws a mask or is given one, and computes the loss and the gradient of the features. Every operator of PyTorch
 that computes something counts as one launch, though sorting and a few others take several; of our own operators the
-kernels count that they launch, and what else they do. Where there is no GPU, Triton interprets the kernels. Not counted
-are the tables that are made once and kept, and the 1 that backward begins with: it belongs to the sum of all losses.
+kernels count that they launch, and what else they do. Not counted are the tables that are made once and kept, and the 1
+that backward begins with: it belongs to the sum of all losses.
+
+An operator moves what it is given and what it returns, each element once: the least that it can do.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from math import prod
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -21,41 +25,70 @@ from torch._library.custom_ops import OPDEFS
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
-import reference.official
-from mcl_triton import ChannelGroups, mc_loss, sample_channel_mask
+from mcl_triton import ChannelGroups, mc_loss
 
-from .cpu import Loss, plain
+from .cases import Case
+from .providers import Loss, official, plain
 
-GROUPS = {"uniform": ChannelGroups.uniform(4, 3), "ragged": ChannelGroups.split(14, 4)}
+CASES = {"uniform": Case(2, ChannelGroups.uniform(4, 3), 3), "ragged": Case(2, ChannelGroups.split(14, 4), 3)}
 CONVENTIONS = ("official", "paper")
 MASKS = ("drawn", "given")
 
 _ALLOCATIONS = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
+_NOT_READ = {  # arguments whose shape is all that matters, or that are overwritten
+    "max_pool2d_with_indices_backward": {"self"},
+    "avg_pool2d_backward": {"self"},
+    "nll_loss_backward": {"self"},
+    "new_zeros": {"self"},
+    "zero_": {"self"},
+    "fill_": {"self"},
+    "copy_": {"self"},
+    "scatter_": {"self"},
+    "scatter": {"self"},
+}
+# Autograd scatters in place into zeros, and into a copy only while a dispatch mode looks on: counted as in place.
+_SCATTERS = {torch.ops.aten.scatter.src, torch.ops.aten.scatter_.src}
+
+
+class Launch(NamedTuple):
+    """One launch: whose, and the bytes that it reads and writes, 0 for our own kernels, see `traffic`."""
+
+    name: str
+    nbytes: int = 0
 
 
 class Step(NamedTuple):
-    """The names of what one step launches, in order."""
+    """What one step launches, in order."""
 
-    forward: list[str]
-    backward: list[str]
+    forward: list[Launch]
+    backward: list[Launch]
 
     @property
     def total(self) -> int:
         """How many launches."""
         return len(self.forward) + len(self.backward)
 
+    def text(self) -> str:
+        """The names, for people."""
+        names = [" ".join(launch.name for launch in of) for of in self]
+        return f"  forward   {names[0]}\n  backward  {names[1]}"
 
-def step_of(loss: Loss, groups: ChannelGroups, device: torch.device | str = "cpu") -> Step:
-    """What one step launches of a loss that is given features, targets, mask and groups."""
-    generator = torch.Generator().manual_seed(0)
-    features = torch.randn(2, groups.num_channels, 3, 3, generator=generator).to(device).requires_grad_()
-    targets = torch.tensor([0, groups.num_classes - 1], device=device)
-    mask = sample_channel_mask(groups, device=device)
-    one = torch.ones((), device=device)
+
+def step_of(loss: Loss, case: Case, device: torch.device | str = "meta") -> Step:
+    """What one step launches of a loss that is given features, targets, mask and groups.
+
+    On the device "meta" nothing is computed, and the case may be of any size; our own kernels are not run there, but
+    need TRITON_INTERPRET=1 in the environment.
+    """
+    shape = (case.batch, case.groups.num_channels, case.side, case.side)
+    format_ = torch.channels_last if case.layout == "channels_last" else torch.contiguous_format
+    features = torch.empty(shape, dtype=case.dtype, device=device).contiguous(memory_format=format_).requires_grad_()
+    targets = torch.zeros(case.batch, dtype=torch.long, device=device)
+    mask, one = torch.ones(case.groups.num_channels, device=device), torch.ones((), device=device)
     with count_launches() as forward:
-        value = loss(features, targets, mask, groups)
+        value = loss(features, targets, mask, case.groups)
     with count_launches() as backward:
-        torch.autograd.grad(value, features, one)
+        torch.autograd.grad(value, features, one.to(value.dtype))
     return Step(forward, backward)
 
 
@@ -69,16 +102,9 @@ def ours(convention: str, mask_is: str) -> Loss:
     return loss
 
 
-def official(features: Tensor, targets: Tensor, mask: Tensor, groups: ChannelGroups) -> Tensor:
-    """The published formula."""
-    if groups.is_uniform:
-        return reference.official.loss(features, targets, groups.sizes[0], mask)
-    return reference.official.ragged_loss(features, targets, groups.runs, mask)
-
-
 @contextmanager
-def count_launches() -> Iterator[list[str]]:
-    """The names of what is launched while the block runs, in a list that grows."""
+def count_launches() -> Iterator[list[Launch]]:
+    """What is launched while the block runs, in a list that grows."""
     from mcl_triton.kernels import whole_maps
 
     mode = _Launches()
@@ -86,11 +112,17 @@ def count_launches() -> Iterator[list[str]]:
     grid_of = kernel_type.__getitem__
 
     def recorded(kernel: Any, grid: tuple[int, ...]) -> Callable[..., object]:
-        mode.names.append(kernel.fn.__name__)
-        return unseen(grid_of(kernel, grid))  # the interpreter computes with tensors
+        run = unseen(grid_of(kernel, grid))  # the interpreter computes with tensors
+
+        def call(*args: object, **constants: object) -> None:
+            mode.launches.append(Launch(kernel.fn.__name__))
+            if not any(isinstance(argument, Tensor) and argument.is_meta for argument in args):
+                run(*args, **constants)
+
+        return call
 
     with patch.object(kernel_type, "__getitem__", recorded), tables_kept(), mode:
-        yield mode.names
+        yield mode.launches
 
 
 @contextmanager
@@ -107,7 +139,7 @@ def tables_kept() -> Iterator[None]:
 class _Launches(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
-        self.names: list[str] = []
+        self.launches: list[Launch] = []
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -119,7 +151,7 @@ class _Launches(TorchDispatchMode):
             return parts
         result = operator(*args, **kwargs)
         if _computes(operator, (args, kwargs), result):
-            self.names.append(operator.overloadpacket.__name__)
+            self.launches.append(Launch(operator.overloadpacket.__name__, _bytes_moved(operator, args, kwargs, result)))
         return result
 
 
@@ -128,10 +160,31 @@ def _computes(operator: Any, arguments: object, result: object) -> bool:
     name = operator.overloadpacket.__name__
     if name == "_local_scalar_dense":  # .item(), which copies, and waits for the device
         return True
-    memory = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)}
-    results = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor) and leaf.numel() > 0]
-    is_view = not operator._schema.is_mutable and all(leaf.untyped_storage().data_ptr() in memory for leaf in results)
+    memory = {leaf.untyped_storage()._cdata for leaf in _tensors(arguments)}
+    results = [leaf for leaf in _tensors(result) if leaf.numel() > 0]
+    is_view = not operator._schema.is_mutable and all(leaf.untyped_storage()._cdata in memory for leaf in results)
     return name not in _ALLOCATIONS and not is_view
+
+
+def _bytes_moved(operator: Any, args: tuple[object, ...], kwargs: dict[str, object], result: object) -> int:
+    """Bytes of the arguments that an operator reads and of what it writes; what is expanded counts once."""
+    name = operator.overloadpacket.__name__
+    by_name = dict(zip((argument.name for argument in operator._schema.arguments), args, strict=False)) | kwargs
+    read = [value for key, value in by_name.items() if key not in _NOT_READ.get(name, ())]
+    nbytes = sum(map(_nbytes, _tensors(read)))
+    if operator in _SCATTERS:
+        source: Any = by_name["src"]
+        return nbytes + source.nbytes
+    return nbytes + sum(map(_nbytes, _tensors(result)))
+
+
+def _tensors(tree: object) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _nbytes(tensor: Tensor) -> int:
+    sizes = zip(tensor.shape, tensor.stride(), strict=True)
+    return tensor.itemsize * prod(size for size, stride in sizes if stride or not size)
 
 
 def unseen(function: Callable[..., object]) -> Callable[..., object]:
@@ -144,13 +197,13 @@ def unseen(function: Callable[..., object]) -> Callable[..., object]:
     return call
 
 
-def main() -> None:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu":
-        os.environ["TRITON_INTERPRET"] = "1"
-        from . import interpreter
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command takes nothing."""
 
-        interpreter.behave_like_a_gpu()
+
+def main(arguments: argparse.Namespace) -> None:
+    """Print the launches of our loss and of the formulas."""
+    os.environ["TRITON_INTERPRET"] = "1"
     losses: dict[str, Loss] = {
         f"mc_loss, {convention}, mask {mask_is}": ours(convention, mask_is)
         for convention in CONVENTIONS
@@ -158,12 +211,7 @@ def main() -> None:
     }
     losses |= {"plain formula, mask given": plain, "official formula, mask given": official}
     for name, loss in losses.items():
-        for kind, groups in GROUPS.items():
-            step = step_of(loss, groups, device)
+        for kind, case in CASES.items():
+            step = step_of(loss, case)
             print(f"{name}, {kind} groups: {len(step.forward)} + {len(step.backward)} = {step.total} launches")
-            print(f"  forward   {' '.join(step.forward)}")
-            print(f"  backward  {' '.join(step.backward)}")
-
-
-if __name__ == "__main__":
-    main()
+            print(step.text())

@@ -1,479 +1,247 @@
-"""What the compiler makes of the kernels, on a machine without a GPU: `python -m bench.static`.
+"""What can be known about speed without a GPU: `python -m bench static`.
 
-For a table of realistic shapes, the host code of the kernels is run on tensors without data, and what it would launch
-is compiled for several GPUs instead. Registers, spills and widths of memory accesses are read off the result. Launches
-that Triton would serve with the same compiled kernel are compiled once.
+For features of real networks: the bytes that a step moves and the kernels that it launches, by ours, by the formulas in
+eager PyTorch, and by `torch.compile` of each; what became of our kernels on several GPUs, compiled for them; and the
+least time that these bytes and launches take at a GPU's published bandwidth.
+
+counted    ours: some classes of one sample in Triton's interpreter, multiplied (`traffic`), and the operators around
+           them; the formulas: what each operator is given and returns, once (`launches`)
+compiled   registers, stack, shared memory and widths of our kernels (`compiled`); kernels of `torch.compile` and their
+           bytes, by Inductor's own count in code for an H100 (`inductor`)
+modelled   occupancy, by NVIDIA's limits (`occupancy`); roofline: bytes / bandwidth + launches × a cost (`roofline`)
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
-import re
-import subprocess
-import tempfile
-import time
-import warnings
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
-from importlib.metadata import version
-from itertools import product
-from math import prod
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, NamedTuple
-from unittest.mock import patch
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
-from mcl_triton import ChannelGroups
-from reference.environment import environment, usable_cores
-
-# Triton is imported by the workers alone: in a process that sets TRITON_INTERPRET it could not compile.
-
-TARGETS = {  # what Triton calls backend, architecture and size of a warp
-    "sm_80": ("cuda", 80, 32),
-    "sm_90": ("cuda", 90, 32),
-    "sm_100": ("cuda", 100, 32),
-    "gfx942": ("hip", "gfx942", 64),
-}
-MAPS = ("features", "grad")  # the large tensors among the kernels' arguments: F and dF
-
-
-class Case(NamedTuple):
-    """Features that are pooled, and what is asked for."""
-
-    groups: ChannelGroups
-    side: int  # height and width
-    dtype: torch.dtype
-    layout: str = "contiguous"  # or "channels_last", "every second channel", "batch last", "misaligned"
-    mask: str = "shared"  # or "none", "a sample"
-    wants: str = "both"  # or "scores", "diversity"
-    batch: int = 16
-
-    def __str__(self) -> str:
-        groups = repr(self.groups).removeprefix("ChannelGroups")
-        text = f"{self.groups.num_channels}×{self.side}×{self.side} {groups} {str(self.dtype)[6:]} {self.layout}"
-        odd = [f"mask {self.mask}"] * (self.mask != "shared") + [f"{self.wants} only"] * (self.wants != "both")
-        return " ".join([text, *odd])
-
-    def features(self) -> Tensor:
-        """(B, N, H, W) without data."""
-        shape = (self.batch, self.groups.num_channels, self.side, self.side)
-        empty = torch.empty(shape, dtype=self.dtype, device="meta")
-        if self.layout == "channels_last":
-            return empty.contiguous(memory_format=torch.channels_last)
-        if self.layout == "every second channel":
-            return empty.repeat(1, 2, 1, 1)[:, ::2]
-        if self.layout == "batch last":
-            return empty.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2)
-        if self.layout == "misaligned":  # the second sample of maps that end at an odd element
-            return empty.new_empty(empty.numel() + 1)[1:].view(shape)
-        return empty
-
-
-class Access(NamedTuple):
-    """The instructions that one line of a kernel became, which reads or writes F or dF."""
-
-    what: str  # "load features", "load grad", "store grad"
-    line: int
-    widths: tuple[int, ...]  # bytes of each instruction
-    thread_bytes: int  # what one thread has to move there, at least
-
-
-class Report(NamedTuple):
-    """A compiled kernel."""
-
-    target: str
-    kernel: str  # for example "whole_maps.forward"
-    constants: dict[str, int]
-    cases: tuple[Case, ...]  # all that it serves
-    registers: int  # a thread; VGPRs on AMD
-    stack: int  # bytes of local memory a thread; scratch on AMD
-    spills: int  # vector registers that AMD's compiler reports; NVIDIA's are part of the stack
-    scalar_spills: int  # on AMD: not to memory, but to a vector register
-    shared: int  # bytes
-    maps: tuple[Access, ...]
-    others: dict[int, int]  # how many other instructions access global memory, by their width
-    seconds: float
-
-    def widths(self, what: str) -> set[int]:
-        """Bytes of the instructions for "load features" or "store grad"."""
-        return {width for access in self.maps if access.what == what for width in access.widths}
-
-
-def realistic_cases() -> list[Case]:
-    """Classes of CUB, Aircraft, Cars and Flowers; channels of VGG16 and ResNets, and three a class from scratch."""
-    groups = [
-        ChannelGroups.split(channels, classes)
-        for classes in (200, 100, 196, 102)
-        for channels in (512, 2048, 3 * classes)  # VGG16 and ResNet18, ResNet50, from scratch
-    ]
-    dtypes, layouts = (torch.float32, torch.bfloat16), ("contiguous", "channels_last")
-    return [Case(*case) for case in product(groups, (7, 14, 28, 56), dtypes, layouts)]
-
-
-def odd_cases() -> list[Case]:
-    """What else there is, a few of each kind."""
-    vgg16, resnet50 = ChannelGroups.uniform(200, 3), ChannelGroups.split(2048, 200)
-    layouts = ("contiguous", "channels_last")
-    cases = []
-    for layout, groups in zip(layouts, (vgg16, resnet50), strict=True):
-        bfloat16 = Case(groups, 14, torch.bfloat16, layout)
-        cases += [bfloat16._replace(mask="none"), bfloat16._replace(mask="a sample")]
-        cases += [bfloat16._replace(wants="scores"), bfloat16._replace(wants="diversity", mask="none")]
-        cases += [bfloat16._replace(dtype=torch.float16), bfloat16._replace(dtype=torch.float64)]
-        cases += [bfloat16._replace(side=112), bfloat16._replace(side=112, dtype=torch.float32)]
-    for layout, dtype in product(layouts, (torch.float32, torch.bfloat16)):
-        cases += [Case(ChannelGroups.uniform(classes, size), 14, dtype, layout) for classes, size in GROUP_SIZES]
-    odd = ("every second channel", "batch last", "misaligned")
-    return cases + [Case(vgg16, 14, dtype, layout) for layout in odd for dtype in (torch.float32, torch.bfloat16)]
-
-
-GROUP_SIZES = ((512, 1), (32, 64), (6, 340))  # classes and channels of each
-
-
-@contextmanager
-def workers() -> Iterator[ProcessPoolExecutor]:
-    """Processes in which the kernels are compiled, whatever TRITON_INTERPRET is here."""
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(usable_cores(), mp_context=spawn, initializer=_start_worker) as pool:
-        yield pool
-
-
-def compile_cases(pool: ProcessPoolExecutor, cases: Iterable[Case], targets: Iterable[str]) -> list[Report]:
-    """Every distinct kernel of these cases for every target."""
-    cases, targets = list(cases), list(targets)
-    found = zip(targets, pool.map(_distinct, targets, [cases] * len(targets)), strict=True)
-    compiled = [
-        (pool.submit(compile_one, target, alike[0], direction), alike)
-        for target, kernels in found
-        for (direction, *_), alike in kernels.items()
-    ]
-    return [report.result()._replace(cases=tuple(alike)) for report, alike in compiled]
-
-
-def compile_one(target: str, case: Case, direction: str, **constants: int) -> Report:
-    """One direction of one case for a target, with some of the kernel's constants replaced; in a worker."""
-    launch = _launches(case)[direction]
-    return _report(target, case, launch, constants, *_compile(target, launch, constants))
-
-
-def widths_in_machine_code(target: str, case: Case, direction: str) -> dict[str, set[int]]:
-    """The widths of all loads and stores in the machine code for an NVIDIA GPU; in a worker."""
-    kernel, _ = _compile(target, _launches(case)[direction], {})
-    code = _on_cubin(kernel.asm["cubin"], "nvdisasm", "-c")
-    widths: dict[str, set[int]] = {"load": set(), "store": set()}
-    for operation, modifiers in re.findall(r"\b(LDG|STG)((?:\.\w+)*)", code):
-        bits = re.search(r"\.[US]?(8|16|64|128|256)\b", modifiers)
-        widths[{"LDG": "load", "STG": "store"}[operation]].add(int(bits.group(1)) // 8 if bits else 4)
-    return widths
-
-
-# In a worker
-
-
-class _Launch(NamedTuple):
-    kernel: Any
-    grid: tuple[int, ...]
-    args: tuple[Any, ...]
-    constants: dict[str, int]
-
-
-def _start_worker() -> None:
-    os.environ.pop("TRITON_INTERPRET", None)
-    warnings.filterwarnings("ignore", message="TRITON_DEFAULT_FP_FUSION")
-
-
-def _launches(case: Case) -> dict[str, _Launch]:
-    """What `run.forward` and `run.backward` would launch for a case."""
-    from mcl_triton.kernels import position_blocks, run, whole_maps
-
-    launches = {}
-
-    class Recorder:
-        def __init__(self, kernel: Any, direction: str) -> None:
-            self.kernel, self.direction = kernel, direction
-
-        def __getitem__(self, grid: tuple[int, ...]) -> Any:
-            def record(*args: Any, **constants: int) -> None:
-                launches[self.direction] = _Launch(self.kernel, grid, args, constants)
-
-            return record
-
-    features, runs = case.features(), [number for run in case.groups.runs for number in run]
-    mask = None if case.mask == "none" else features.new_empty(features.shape[:2], dtype=_results(case.dtype))
-    mask = mask[0] if case.mask == "shared" else mask
-    wants_scores, wants_diversity = case.wants != "diversity", case.wants != "scores"
-    with ExitStack() as stack:
-        for module, direction in product((whole_maps, position_blocks), ("forward", "backward")):
-            name = f"{direction}_kernel"
-            stack.enter_context(patch.object(module, name, Recorder(getattr(module, name), direction)))
-        scores, diversity, *statistics = run.forward(features, runs, mask, wants_scores, wants_diversity, True)
-        grads = (scores if wants_scores else None, diversity if wants_diversity else None)  # shaped like the results
-        run.backward(features, runs, mask, *grads, *statistics)
-    return launches
-
-
-def _results(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
-
-
-def _distinct(target: str, cases: list[Case]) -> dict[tuple[str, ...], list[Case]]:
-    """The cases by direction, kernel and the key under which Triton would keep the compiled kernel."""
-    from triton import knobs
-
-    alike: dict[tuple[str, ...], list[Case]] = defaultdict(list)
-    _pretend_to_run_on(target)
-    for case in cases:
-        for direction, launch in _launches(case).items():
-
-            def instead_of_compiling(*, key: Any, fn: Any, **_: Any) -> bool:
-                alike[direction, fn.module, str(key)].append(case)  # noqa: B023, called right below
-                return True
-
-            launch.kernel.device_caches.clear()
-            with patch.object(knobs.runtime, "jit_cache_hook", instead_of_compiling):
-                launch.kernel.warmup(*launch.args, grid=launch.grid, **launch.constants)
-    return alike
-
-
-def _pretend_to_run_on(target: str) -> None:
-    from triton.backends.compiler import GPUTarget
-    from triton.runtime import driver
-
-    driver.set_active(  # type: ignore[arg-type]
-        SimpleNamespace(
-            get_current_device=lambda: target,  # Triton keeps what it compiled by device
-            get_current_stream=lambda device: 0,
-            get_current_target=lambda: GPUTarget(*TARGETS[target]),
-        )
-    )
-
-
-def _compile(target: str, launch: _Launch, constants: dict[str, int]) -> tuple[Any, float]:
-    _pretend_to_run_on(target)
-    start = time.perf_counter()
-    kernel = launch.kernel.warmup(*launch.args, grid=launch.grid, **(launch.constants | constants))
-    return kernel, time.perf_counter() - start
-
-
-def _report(target: str, case: Case, launch: _Launch, constants: dict[str, int], kernel: Any, seconds: float) -> Report:
-    if "amdgcn" in kernel.asm:
-        code = kernel.asm["amdgcn"]
-        numbers = {key: int(number) for key, number in re.findall(r"^\s*(?:- )?\.(\w+):\s+(\d+)$", code, re.MULTILINE)}
-        registers, stack = numbers["vgpr_count"], numbers["private_segment_fixed_size"]
-        spills, scalar_spills = numbers["vgpr_spill_count"], numbers["sgpr_spill_count"]
-    else:
-        code = kernel.asm["ptx"]
-        usage = _on_cubin(kernel.asm["cubin"], "cuobjdump", "--dump-resource-usage")
-        numbers = {key: int(number) for key, number in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", usage)}
-        registers, stack = numbers["REG"], numbers["STACK"] + numbers["LOCAL"]
-        spills = scalar_spills = 0
-    maps, others = _accesses(kernel.asm["ttgir"], code, kernel.metadata.num_warps * TARGETS[target][2])
-    module = launch.kernel.module.rsplit(".", 1)[-1]
-    return Report(
-        target,
-        f"{module}.{launch.kernel.fn.__name__.removesuffix('_kernel')}",
-        launch.constants | constants,
-        (case,),
-        registers,
-        stack,
-        spills,
-        scalar_spills,
-        kernel.metadata.shared,
-        maps,
-        others,
-        seconds,
-    )
-
-
-def _on_cubin(cubin: bytes, tool: str, *options: str) -> str:
-    """What a tool that comes with Triton prints about machine code."""
-    import triton
-
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        command = [Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / tool, *options, file.name]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
-# Which instructions access the maps: Triton's intermediate code tells from which argument of the kernel a pointer was
-# made, and on which line; the line is what the instructions are labelled with.
-
-
-def _accesses(ttgir: str, code: str, threads: int) -> tuple[tuple[Access, ...], dict[int, int]]:
-    """The accesses to the maps, and how many others there are of each width."""
-    widths: dict[tuple[str, str, int], list[int]] = defaultdict(list)
-    for operation, file, line, width in _instructions(code):
-        widths[operation, file, line].append(width)
-    thread_bytes: Counter[tuple[str, str, str, int]] = Counter()
-    for operation, argument, file, line, tile_bytes in _pointer_uses(ttgir):
-        if argument in MAPS:
-            thread_bytes[argument, operation, file, line] += -(-tile_bytes // threads)
-    maps = [
-        Access(f"{operation} {argument}", line, tuple(widths.pop((operation, file, line), ())), needed)
-        for (argument, operation, file, line), needed in sorted(thread_bytes.items(), key=lambda use: use[0][3])
-    ]
-    return tuple(maps), dict(Counter(width for rest in widths.values() for width in rest))
-
-
-def _pointer_uses(ttgir: str) -> Iterator[tuple[str, str, str, int, int]]:
-    """Of each load and store: which it is, the kernel's argument it accesses, file and line, bytes of the tile."""
-    locations = dict(re.findall(r"^(#loc\d*) = loc\((.*)\)$", ttgir, re.MULTILINE))
-    head = next(line for line in ttgir.splitlines() if "tt.func public" in line)
-    made_from = {argument: argument for argument in re.findall(r"%(\w+): ", head)}
-    of_pointer = re.compile(
-        r"%(\w+) = (?:tt\.(?:addptr|splat|broadcast|expand_dims|bitcast)|ttg\.convert_layout) %(\w+)"
-    )
-    amd_use = re.compile(r"\b\w+\.buffer_(load|store) .*?%(\w+)\[")
-    for line in ttgir.splitlines():
-        if pointer := of_pointer.search(line):  # in order, since blocks that follow one another may use the same names
-            made_from[pointer.group(1)] = made_from.get(pointer.group(2), "")
-        elif use := re.search(r"\btt\.(load|store) %(\w+)", line) or amd_use.search(line):
-            argument = made_from[use.group(2)]
-            assert argument, line
-            location = re.search(r"loc\((#loc\d*)\)$", line).group(1)  # type: ignore[union-attr]
-            yield use.group(1), argument, *_position(location, locations), _tile_bytes(line)
-
-
-def _position(location: str, locations: dict[str, str]) -> tuple[str, int]:
-    """File and line; of an inlined function, where the function says it."""
-    while location.startswith("#"):
-        location = locations[location]
-        location = re.sub(r'^(?:callsite\((#loc\d*) at .*|"\w+"\((#loc\d*)\))$', r"\1\2", location)
-    file, line, _ = re.fullmatch(r'"(.*)":(\d+):(\d+).*', location).groups()  # type: ignore[union-attr]
-    return file, int(line)
-
-
-def _tile_bytes(line: str) -> int:
-    element = re.findall(r"!tt\.ptr<[a-z]+(\d+)", line)[-1]
-    shapes = re.findall(r"tensor<((?:\d+x)*)", line)
-    return prod(int(size) for size in shapes[-1].split("x")[:-1]) * int(element) // 8 if shapes else int(element) // 8
-
-
-_AMD_BYTES = {"byte": 1, "short": 2, "dword": 4}
-
-
-def _instructions(code: str) -> Iterator[tuple[str, str, int, int]]:
-    """Of each instruction that accesses global memory: "load" or "store", file and line, bytes."""
-    files = {
-        number: "/".join(re.findall(r'"(.*?)"', path)) for number, path in re.findall(r"\.file\s+(\d+) (.*)", code)
-    }
-    file, number, lines_of_assembly = "", 0, 0
-    for line in code.splitlines():
-        if "inline asm" in line:
-            lines_of_assembly = int("begin" in line)
-        elif location := re.match(r"\s*\.loc\s+(\d+) (\d+)", line):
-            # LLVM counts on from one line of inline assembly to the next, as if they were lines of the kernel.
-            if lines_of_assembly < 2:
-                file, number = files[location.group(1)], int(location.group(2))
-            lines_of_assembly += lines_of_assembly > 0
-        elif ptx := re.search(r"\b(ld|st)\.global((?:\.[\w:]+)*)", line):
-            vector, bits = re.fullmatch(r".*?(?:\.v(\d))?\.[busf](\d+)", ptx.group(2)).groups()  # type: ignore[union-attr]
-            yield {"ld": "load", "st": "store"}[ptx.group(1)], file, number, int(vector or 1) * int(bits) // 8
-        elif amd := re.match(r"\s*(?:global|buffer|flat)_(load|store)_[us]?(byte|short|dword)(?:x(\d))?", line):
-            yield amd.group(1), file, number, _AMD_BYTES[amd.group(2)] * int(amd.group(3) or 1)
-
-
-# The table
-
-_HEADS = [
-    *("target", "kernel", "dtype", "constants", "warps", "registers", "stack", "spills", "shared", "F", "dF", "other"),
-    "example",
-]
-
-
-def _constants(report: Report) -> str:
-    shown = {
-        "NUM_POSITIONS": "P",
-        "ALIGNMENT": "align",
-        "TILE_CLASSES": "classes",
-        "TILE_POSITIONS": "positions",
-        "TILE_PLACES": "places",
-        "CHANNELS_A_STEP": "step",
-        "IS_SPREAD": "spread",
-    }
-    return " ".join(f"{shown[name]}={int(of)}" for name, of in report.constants.items() if name in shown)
-
-
-def _row(report: Report) -> list[str]:
-    def widths(what: str) -> str:
-        return "/".join(map(str, sorted(report.widths(what)))) or "-"
-
-    case = report.cases[0]
+from . import results
+from .cases import LAYOUTS, Case, name_of, real_cases
+from .compiled import TARGETS, Report, Variant, compile_cases, workers
+from .inductor import DEVICE as INDUCTOR
+from .inductor import compiled_step
+from .launches import Launch, Step, step_of
+from .occupancy import SHARED_BYTES, occupancy
+from .providers import Loss, official, ours_triton, plain
+from .results import Result
+from .roofline import BANDWIDTHS, LAUNCH_MICROSECONDS, milliseconds
+from .traffic import bytes_of_batch
+
+LOSSES: dict[str, Loss] = {"ours, Triton": ours_triton, "official": official, "plain": plain}
+ANY_GPU = "any GPU (counted)"
+_POOLING = {
+    "forward_kernel",
+    "backward_kernel",
+    "channel_pool",
+    "channel_pool_backward",
+}  # as eager, or compiled, names
+
+
+class Amount(NamedTuple):
+    """What one direction of a step takes."""
+
+    nbytes: int
+    launches: int
+
+
+class Count(NamedTuple):
+    """What a step takes, by whom and for which features."""
+
+    case: Case
+    provider: str
+    forward: Amount
+    backward: Amount
+
+    @property
+    def is_compiled(self) -> bool:
+        """By `torch.compile`."""
+        return self.provider.endswith(", compiled")
+
+    def modes(self) -> dict[str, Amount]:
+        """Forward, backward, and their sum."""
+        both = Amount(*map(sum, zip(self.forward, self.backward, strict=True)))
+        return {"forward": self.forward, "backward": self.backward, "both": both}
+
+
+def all_cases() -> list[Case]:
+    """The real ones, in two dtypes and layouts."""
     return [
-        report.target,
-        report.kernel,
-        str(case.dtype)[6:],
-        _constants(report),
-        *map(str, (report.constants["num_warps"], report.registers, report.stack)),
-        f"{report.spills}+{report.scalar_spills}",
-        str(report.shared),
-        widths("load features"),
-        widths("store grad"),
-        "/".join(f"{width}" for width in sorted(report.others)),
-        f"{case}" + f" and {len(report.cases) - 1} more" * (len(report.cases) > 1),
+        replace(case, dtype=dtype, layout=layout)
+        for case in real_cases().values()
+        for dtype in (torch.float32, torch.bfloat16)
+        for layout in LAYOUTS
     ]
 
 
-def _summary(reports: list[Report], targets: list[str]) -> list[list[str]]:
-    """A row for each configuration, whatever the target and the strides it was compiled for."""
-    alike: dict[tuple[str, ...], list[Report]] = {}
+def quick_cases() -> list[Case]:
+    """Two that differ in everything."""
+    cases = real_cases()
+    scratch = cases["CUB, from scratch, 3 channels a class, 224 pixels"]
+    return [scratch, replace(cases["CUB, ResNet50, 224 pixels"], dtype=torch.bfloat16, layout="channels_last")]
+
+
+def count(compiling: ProcessPoolExecutor, cases: Sequence[Case]) -> list[Count]:
+    """Bytes and launches of everyone, case by case."""
+    compiled = [
+        [(f"{name}, compiled", compiling.submit(compiled_step, loss, case)) for name, loss in LOSSES.items()]
+        for case in cases
+    ]
+    with workers(interpret=True) as interpreting:
+        eager = list(interpreting.map(_count_eager, cases))
+    counts = []
+    for case, (pooled, steps), of_case in zip(cases, eager, compiled, strict=True):
+        steps |= {name: step.result() for name, step in of_case}
+        counts += [count_of(case, name, step, pooled) for name, step in steps.items()]
+    return counts
+
+
+def count_of(case: Case, provider: str, step: Step, pooled: tuple[int, int]) -> Count:
+    """Bytes and launches of a step, with the bytes of our own kernels where they belong."""
+
+    def amount(launches: list[Launch], pooled: int) -> Amount:
+        nbytes = sum(pooled if launch.name in _POOLING else launch.nbytes for launch in launches)
+        return Amount(nbytes, len(launches))
+
+    return Count(case, provider, amount(step.forward, pooled[0]), amount(step.backward, pooled[1]))
+
+
+def _count_eager(case: Case) -> tuple[tuple[int, int], dict[str, Step]]:
+    """The bytes of our kernels, and the steps of everyone; in a worker that interprets."""
+    return bytes_of_batch(case), {name: step_of(loss, case) for name, loss in LOSSES.items()}
+
+
+def compile_kernels(pool: ProcessPoolExecutor, cases: Iterable[Case], targets: Sequence[str]) -> list[Report]:
+    """Our kernels, those of the mask included, compiled for each target."""
+    variants = [Variant(case.batch, case.groups, case.side, case.dtype, case.layout) for case in cases]
+    return compile_cases(pool, variants, targets)
+
+
+def rows_of_counts(counts: Iterable[Count]) -> Iterator[Result]:
+    """Traffic and launches."""
+    for one in counts:
+        source, device = ("compiled", INDUCTOR) if one.is_compiled else ("counted", ANY_GPU)
+        for mode, amount in one.modes().items():
+            for metric, value in (("traffic", amount.nbytes), ("launches", amount.launches)):
+                yield _row(one.provider, one.case, mode, metric, value, source, device)
+
+
+def rows_of_rooflines(counts: Iterable[Count], launch_microseconds: float) -> Iterator[Result]:
+    """The least time of a step on each GPU."""
+    for one in counts:
+        for gpu in BANDWIDTHS:
+            least = milliseconds(gpu, *one.modes()["both"], launch_microseconds)
+            yield _row(one.provider, one.case, "both", "roofline", least, "modelled", f"{gpu} (model)")
+
+
+def rows_of_kernels(reports: Iterable[Report]) -> Iterator[Result]:
+    """What became of our kernels; that of the mask once for each shape."""
     for report in reports:
-        key = (report.kernel, str(report.cases[0].dtype)[6:], _constants(report), str(report.constants["num_warps"]))
-        alike.setdefault(key, []).append(report)
-
-    def from_to(values: Iterable[int]) -> str:
-        least, most = min(ordered := sorted(values)), max(ordered)
-        return f"{least}" if least == most else f"{least}-{most}"
-
-    rows = [["kernel", "dtype", "constants", "warps", *targets, "not in registers", "shared", "F", "dF"]]
-    for key, same in alike.items():
-        registers = [from_to(each.registers for each in same if each.target == target) for target in targets]
-        elsewhere = max(each.stack + each.spills + each.scalar_spills for each in same)
-        widths = [
-            from_to(width for each in same for width in each.widths(what))
-            if any(each.widths(what) for each in same)
-            else "-"
-            for what in ("load features", "store grad")
-        ]
-        rows.append([*key, *registers, str(elsewhere), from_to(each.shared for each in same), *widths])
-    return rows
+        is_of_mask = report.kernel == "masks.mask"
+        cases = {
+            replace(case, dtype=torch.float32, layout="contiguous") if is_of_mask else case for case in report.cases
+        }
+        for case in sorted(cases, key=str):
+            for metric, value, source in _facts(report):
+                mode = "backward" if report.kernel.endswith("backward") else "forward"
+                device = f"{report.target} (compiled, not run)"
+                yield _row(f"ours, Triton: {report.kernel}", case, mode, metric, value, source, device)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--targets", nargs="+", choices=list(TARGETS), default=list(TARGETS))
-    parser.add_argument("--odd", action="store_true", help="the odd cases instead of the realistic ones")
-    parser.add_argument("--summary", action="store_true", help="all targets in one row, with their registers")
-    args = parser.parse_args()
-    start = time.perf_counter()
+def _facts(report: Report) -> Iterator[tuple[str, float, str]]:
+    """Metric, value and source."""
+    yield "registers", report.registers, "compiled"
+    yield "stack", report.stack, "compiled"
+    yield "shared", report.shared, "compiled"
+    for metric, what in (("load width", "load features"), ("store width", "store grad")):
+        if widths := report.widths(what):
+            yield metric, min(widths), "compiled"
+    if report.target in SHARED_BYTES:
+        warps = report.constants["num_warps"]
+        yield "occupancy", occupancy(report.target, report.registers, warps, report.shared), "modelled"
+    else:  # NVIDIA's compiler spills to the stack, and says no more
+        yield "spills", report.spills + report.scalar_spills, "compiled"
+
+
+def _row(provider: str, case: Case, mode: str, metric: str, value: float, source: str, device: str) -> Result:
+    return Result(
+        provider=provider,
+        shape=case.shape,
+        dtype=case.dtype_name,
+        layout=case.layout,
+        mode=mode,
+        metric=metric,
+        value=float(value),
+        low=float(value),
+        high=float(value),
+        samples=1,
+        source=source,
+        device=device,
+        versions=results.versions(),
+        commit=results.commit(),
+        date=results.today(),
+    )
+
+
+def table(rows: Sequence[Result], cases: Iterable[Case]) -> Iterator[str]:
+    """Lines of text: case by case, what everyone's step takes, and what became of our kernels."""
+    for case in cases:
+        here = [row for row in rows if (row.shape, row.dtype, row.layout) == (case.shape, case.dtype_name, case.layout)]
+        yield f"{name_of(case.shape)}: {case}"
+        yield f"  {'forward + backward':34}{'launches':>12}{'bytes / |F|':>18}" + "".join(
+            f"{gpu:>15}" for gpu in BANDWIDTHS
+        )
+        for provider in dict.fromkeys(row.provider for row in here if row.metric == "traffic"):
+            of = {
+                (row.metric, row.mode, row.device if row.metric == "roofline" else ""): row.value
+                for row in here
+                if row.provider == provider
+            }
+            launches, nbytes = (
+                [of[metric, mode, ""] for mode in ("forward", "backward")] for metric in ("launches", "traffic")
+            )
+            line = f"  {provider:34}{f'{launches[0]:.0f} + {launches[1]:.0f}':>12}"
+            line += f"{' + '.join(f'{value / case.nbytes:.2f}' for value in nbytes):>18}"
+            yield line + "".join(f"{1e3 * of['roofline', 'both', f'{gpu} (model)']:12.0f} µs" for gpu in BANDWIDTHS)
+        ours = [row for row in here if ": " in row.provider]
+        for (provider, device), facts in groupby(ours, lambda row: (row.provider, row.device)):
+            told = ", ".join(f"{fact.metric} {fact.value:g}" for fact in facts)
+            yield f"  {provider.removeprefix('ours, Triton: '):26}{device.split()[0]:8}{told}"
+        yield ""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    parser.add_argument("--output", type=Path, default=Path("bench/results/static.csv"), help="the file to write")
+    parser.add_argument("--quick", action="store_true", help="two cases, and one GPU to compile our kernels for")
+    parser.add_argument(
+        "--launch-microseconds",
+        type=float,
+        default=LAUNCH_MICROSECONDS,
+        help=f"what a launch costs in the roofline (default: {LAUNCH_MICROSECONDS:g})",
+    )
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Count, compile and model; write the file and print the table."""
+    cases, targets = (quick_cases(), ["sm_90"]) if arguments.quick else (all_cases(), list(TARGETS))
+    write(cases, targets, arguments.output, arguments.launch_microseconds)
+
+
+def write(cases: Sequence[Case], targets: Sequence[str], output: Path, launch_microseconds: float) -> None:
+    """All results for these cases, as a file and as a table."""
+    print(f"{len(cases)} cases: counting, then generating and compiling code", flush=True)
     with workers() as pool:
-        reports = compile_cases(pool, odd_cases() if args.odd else realistic_cases(), args.targets)
-    machine = environment()
-    print(
-        f"{machine['cpu']}, {machine['cores']} cores; Python {machine['python']}, torch {machine['torch']}, "
-        f"triton {version('triton')}"
-    )
-    print(
-        f"{len(reports)} kernels in {time.perf_counter() - start:.0f} s, "
-        f"of which Triton took {sum(report.seconds for report in reports):.0f} s in {usable_cores()} processes"
-    )
-    print(
-        "registers, stack: of a thread, the stack in bytes; spills: on AMD, of vector and (to a vector register) "
-        "scalar registers; F, dF, other: bytes of one access\n"
-    )
-    rows = _summary(reports, args.targets) if args.summary else [_HEADS, *map(_row, reports)]
-    columns = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, columns, strict=True)).rstrip())
-
-
-if __name__ == "__main__":
-    main()
+        counts = count(pool, cases)
+        reports = compile_kernels(pool, cases, targets)
+    rows = [*rows_of_counts(counts), *rows_of_rooflines(counts, launch_microseconds), *rows_of_kernels(reports)]
+    results.write(output, rows)
+    print(*table(rows, cases), sep="\n")
+    print(f"{len(rows)} results in {output}")

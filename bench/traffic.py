@@ -1,4 +1,4 @@
-"""What the kernels ask of memory, counted in Triton's interpreter, without a GPU: `python -m bench.traffic`.
+"""What the kernels ask of memory, counted in Triton's interpreter, without a GPU: `python -m bench traffic`.
 
 The unit is |F|, the bytes of the features. A step cannot do with less than 3: forward reads F, backward reads F and
 writes its gradient dF. Reads are counted in three ways. Memory delivers the distinct sectors of 32 bytes that a launch
@@ -11,9 +11,11 @@ bytes again, which its own cache holds. Mask, cross-entropy and sums work on B·
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -25,16 +27,11 @@ from torch.utils._pytree import tree_leaves
 
 from mcl_triton import ChannelGroups, sample_channel_mask
 
-from .cpu import RESNET50, SMALL, VGG16, Case
+from .cases import LAYOUTS, Case
 from .launches import tables_kept, unseen
 
 SECTOR = 32  # bytes
-# Every eighth class, or of 200×3 every fifth: as many of each size in proportion, and strides as well aligned.
-FEWER_CLASSES = {
-    SMALL: ChannelGroups.split(64, 25),
-    VGG16: ChannelGroups.uniform(40, 3),
-    RESNET50: ChannelGroups.split(256, 25),
-}
+GROUPS = (ChannelGroups.split(512, 200), ChannelGroups.uniform(200, 3), ChannelGroups.split(2048, 200))
 SIDES = (7, 14, 28)
 
 
@@ -186,6 +183,40 @@ def record_step(
     return Step(features, grad, forward, backward)
 
 
+def fewer_classes(groups: ChannelGroups) -> tuple[ChannelGroups, int]:
+    """Every k-th class, and k, up to 8: as many of each size in proportion, and strides as well aligned."""
+    channels, classes = groups.num_channels, groups.num_classes
+    if groups != ChannelGroups.split(channels, classes):
+        return groups, 1
+    fraction = max(
+        k
+        for k in range(1, 9)
+        if channels % k == classes % k == 0 and math.gcd(8, channels // k) == math.gcd(8, channels)
+    )
+    return ChannelGroups.split(channels // fraction, classes // fraction), fraction
+
+
+def bytes_of_batch(case: Case) -> tuple[int, int]:
+    """Bytes that the kernels read and write in forward and in backward.
+
+    Counted for some classes of one sample, and multiplied; the mask and the tables are there once for all samples.
+    """
+    from mcl_triton.kernels.tables import tables_of
+
+    groups, fraction = fewer_classes(case.groups)
+    features = replace(case, batch=1, groups=groups).features()
+    mask = sample_channel_mask(groups)
+    offsets, cuts = tables_of(tuple(number for of in groups.runs for number in of), features.device)
+    step = record_step(features, groups, mask)
+
+    def of_all(traffic: Traffic) -> int:
+        shared = sum(traffic.read(tensor).sectors for tensor in (mask, offsets, *cuts))
+        own = traffic.read().sectors + traffic.written().sectors - shared
+        return fraction * (case.batch * own + shared)
+
+    return of_all(step.forward), of_all(step.backward)
+
+
 def table(cases: list[Case]) -> Iterator[str]:
     """Lines of text: for each case one of forward and one of backward."""
     yield f"{'':62}{'F read':^30}{'dF written':^20}{'rest':>8}{'temporaries':>13}{'step':>8}"
@@ -214,10 +245,10 @@ class Size(NamedTuple):
     channels: int = 3  # of each class
     side: int = 7
 
-    def step(self, channels_last: bool) -> Step:
+    def step(self, layout: str) -> Step:
         """The traffic of a step, with one mask a sample."""
         groups = ChannelGroups.uniform(self.classes, self.channels)
-        features = Case(self.batch, groups, self.side, channels_last=channels_last).features()
+        features = Case(self.batch, groups, self.side, layout=layout).features()
         return record_step(features, groups, sample_channel_mask(groups, batch_size=self.batch))
 
 
@@ -239,42 +270,41 @@ def amounts(step: Step) -> dict[str, int]:
     }
 
 
-def scale_table(channels_last: bool) -> Iterator[str]:
+def scale_table(layout: str) -> Iterator[str]:
     """Lines of text: the amounts of a small step, and how many times as much they are for 16 times the size."""
-    base = amounts(Size().step(channels_last))
-    yield ("channels_last" if channels_last else "contiguous").ljust(16) + "".join(name.rjust(12) for name in base)
+    base = amounts(Size().step(layout))
+    yield layout.ljust(16) + "".join(name.rjust(12) for name in base)
     yield "bytes".ljust(16) + "".join(f"{amount:12}" for amount in base.values())
     for name, size in LARGER.items():
-        larger = amounts(size.step(channels_last))
+        larger = amounts(size.step(layout))
         yield f"16 times {name}".ljust(16) + "".join(f"{larger[key] / base[key]:12.2f}" for key in base)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
     parser.add_argument("--scale", action="store_true", help="show how everything grows")
     parser.add_argument(
         "--full", action="store_true", help="all classes, not every fifth or eighth; takes as many times as long"
     )
     parser.add_argument("--cases", nargs="+", default=[""], help="only cases whose line contains one of these")
-    arguments = parser.parse_args()
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Count, and print the table."""
     os.environ["TRITON_INTERPRET"] = "1"
     from . import interpreter
 
     interpreter.behave_like_a_gpu()
     if arguments.scale:
-        for channels_last in (False, True):
-            print(*scale_table(channels_last), sep="\n", flush=True)
+        for layout in LAYOUTS:
+            print(*scale_table(layout), sep="\n", flush=True)
         return
     cases = [
-        Case(1, groups if arguments.full else fewer, side, dtype, channels_last)
-        for groups, fewer in FEWER_CLASSES.items()
+        Case(1, groups if arguments.full else fewer_classes(groups)[0], side, dtype, layout)
+        for groups in GROUPS
         for side in SIDES
-        for channels_last in (False, True)
+        for layout in LAYOUTS
         for dtype in (torch.float32, torch.bfloat16)
     ]
     for line in table([case for case in cases if any(part in str(case) for part in arguments.cases)]):
         print(line, flush=True)
-
-
-if __name__ == "__main__":
-    main()

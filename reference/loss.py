@@ -30,15 +30,12 @@ def channel_pool(features: Tensor, sizes: Sequence[int], mask: Tensor | None = N
     if mask is not None:
         attended = features * mask.to(features.dtype).unsqueeze(-1)
     attention = torch.softmax(features, dim=2)  # softmax over the spatial positions
-    scores, diversity = [], []
-    first = 0
-    for size in sizes:
-        group = slice(first, first + size)
-        # max(dim) sends the whole gradient to one index; amax would split it among ties. Which of several equal
-        # values it picks is checked in the tests: the first.
-        scores.append(attended[:, group].max(dim=1).values.mean(dim=1))  # CWA, CCMP, GAP
-        diversity.append(attention[:, group].max(dim=1).values.sum(dim=1))  # CCMP, sum
-        first += size
+    # max(dim) sends the whole gradient to one index; amax would split it among ties. Which of several equal values it
+    # picks is checked in the tests: the first.
+    by_class = attended.split(list(sizes), dim=1)
+    scores = [own.max(dim=1).values.mean(dim=1) for own in by_class]  # CWA, CCMP, GAP
+    by_class = attention.split(list(sizes), dim=1)
+    diversity = [own.max(dim=1).values.sum(dim=1) for own in by_class]  # CCMP, sum
     return torch.stack(scores, dim=1), torch.stack(diversity, dim=1)
 
 

@@ -4,39 +4,53 @@ import pytest
 import torch
 from checks import lay_out, make_features, make_mask
 
-from bench.cpu import plain
-from bench.launches import CONVENTIONS, GROUPS, MASKS, count_launches, official, ours, step_of
+from bench.cases import Case
+from bench.launches import CASES, CONVENTIONS, MASKS, Launch, count_launches, ours, step_of
+from bench.providers import official, plain
 from mcl_triton import ChannelGroups, channel_pool, class_scores, diversity_scores
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+WHERE = "cuda" if torch.cuda.is_available() else "meta"
 RAGGED = ChannelGroups([3, 1, 3, 7, 1, 2, 3])
 
 
-@pytest.mark.parametrize("kind", GROUPS)
+def names(launches):
+    return [launch.name for launch in launches]
+
+
+@pytest.mark.parametrize("kind", CASES)
 @pytest.mark.parametrize("mask_is", MASKS)
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_step(convention, mask_is, kind):
     """Pooling 1 + 1, cross-entropy 2 + 2, the mean of h 1 + 1, a sum for each component 2 + 2, a drawn mask 2."""
-    step = step_of(ours(convention, mask_is), GROUPS[kind], DEVICE)
+    step = step_of(ours(convention, mask_is), CASES[kind], WHERE)
     expected = 12 + 2 * (mask_is == "drawn")
     if convention == "official" and kind == "ragged":  # h / ξ, another mean, and the gradient of the division
         expected += 3
     assert step.total == expected, step
-    assert step.forward.count("forward_kernel") == step.backward.count("backward_kernel") == 1
-    assert "_local_scalar_dense" not in step.forward + step.backward  # which would wait for the GPU
+    assert names(step.forward).count("forward_kernel") == names(step.backward).count("backward_kernel") == 1
+    assert "_local_scalar_dense" not in names(step.forward + step.backward)  # which would wait for the GPU
 
 
-@pytest.mark.parametrize("kind", GROUPS)
+@pytest.mark.parametrize("kind", CASES)
 def test_step_of_more_classes_with_more_channels(kind):
     larger = {"uniform": ChannelGroups.uniform(64, 12), "ragged": ChannelGroups.split(790, 64)}
     loss = ours("official", "drawn")
-    assert step_of(loss, larger[kind], DEVICE) == step_of(loss, GROUPS[kind], DEVICE)
+    large, small = (step_of(loss, case, WHERE) for case in (Case(8, larger[kind], 5), CASES[kind]))
+    assert [*map(names, large)] == [*map(names, small)]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU nothing is counted on the device meta")
+@pytest.mark.parametrize("kind", CASES)
+@pytest.mark.parametrize("loss", [plain, official, ours("official", "given")])
+def test_tensors_without_data_launch_the_same(loss, kind):
+    assert step_of(loss, CASES[kind], "meta") == step_of(loss, CASES[kind], "cpu")
 
 
 @pytest.mark.parametrize("formula", [plain, official])
-@pytest.mark.parametrize("kind", GROUPS)
+@pytest.mark.parametrize("kind", CASES)
 def test_less_than_half_of_the_formulas(kind, formula):
-    theirs, step = (step_of(loss, GROUPS[kind], DEVICE) for loss in (formula, ours("official", "given")))
+    theirs, step = (step_of(loss, CASES[kind], WHERE) for loss in (formula, ours("official", "given")))
     assert 2 * step.total < theirs.total
 
 
@@ -46,7 +60,7 @@ def gradient(results, features):
     grads += [torch.ones_like(result.t()).t() for result in results[1:]]
     with count_launches() as launches:
         torch.autograd.grad(results, features, grads)
-    return launches
+    return names(launches)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "rows", "sliced channels", "every second channel"])
@@ -56,7 +70,7 @@ def test_pooling_is_one_launch(mask_kind, layout):
     mask = make_mask(mask_kind, 2, 20)
     with count_launches() as forward:
         results = channel_pool(features, RAGGED, None if mask is None else mask.to(DEVICE), backend="triton")
-    assert forward == ["forward_kernel"]
+    assert names(forward) == ["forward_kernel"]
     assert gradient([*results], features) == ["backward_kernel"]
 
 
@@ -66,7 +80,7 @@ def test_pooling_of_large_maps_is_one_launch(layout):
     features = lay_out(make_features("signed", (1, 3, 66, 66), torch.float32).to(DEVICE), layout).requires_grad_()
     with count_launches() as forward:
         results = channel_pool(features, ChannelGroups([1, 2]), backend="triton")
-    assert forward == ["forward_kernel"]
+    assert names(forward) == ["forward_kernel"]
     assert gradient([*results], features) == ["backward_kernel"]
 
 
@@ -75,7 +89,7 @@ def test_one_result_is_one_launch(pool):
     features = make_features("signed", (2, 20, 5, 4), torch.float32).to(DEVICE).requires_grad_()
     with count_launches() as forward:
         result = pool(features, RAGGED, backend="triton")
-    assert forward == ["forward_kernel"]
+    assert names(forward) == ["forward_kernel"]
     assert gradient([result], features) == ["backward_kernel"]
 
 
@@ -85,7 +99,7 @@ def test_copies_around_a_kernel_count():
     features.requires_grad_()
     with count_launches() as forward:
         results = channel_pool(features, RAGGED, backend="triton")
-    assert forward == ["clone", "forward_kernel"]
+    assert names(forward) == ["clone", "forward_kernel"]
     backward = gradient([*results], features)
     assert backward.count("backward_kernel") == 1
     assert set(backward) == {"clone", "backward_kernel", "copy_"}
@@ -104,4 +118,57 @@ def test_what_counts():
         x.to(torch.bfloat16)
         x.sum().item()
         x[0].copy_(x[1])
-    assert launches == ["add_", "relu", "zeros", "clone", "_to_copy", "sum", "_local_scalar_dense", "copy_"]
+    assert names(launches) == ["add_", "relu", "zeros", "clone", "_to_copy", "sum", "_local_scalar_dense", "copy_"]
+
+
+# Bytes
+
+
+def moved(function):
+    with count_launches() as launches:
+        function()
+    return [launch.nbytes for launch in launches]
+
+
+def test_bytes_that_operators_move():
+    x, row, out = torch.rand(30, 40, device=DEVICE), torch.rand(40, device=DEVICE), torch.empty(30, 40, device=DEVICE)
+    assert moved(lambda: x + row) == [4800 + 160 + 4800]
+    assert moved(lambda: x + row.expand(30, 40)) == [4800 + 160 + 4800]  # what is expanded is there once
+    assert moved(lambda: x.add_(1)) == [4800 + 4800]
+    assert moved(lambda: out.copy_(x)) == [4800 + 4800]
+    assert moved(lambda: out.zero_()) == [4800]
+    assert moved(lambda: x.bfloat16()) == [4800 + 2400]
+    assert moved(lambda: x[:, :10] * 2) == [1200 + 1200]
+    assert moved(lambda: x.sum(1)) == [4800 + 120]
+    assert moved(lambda: x.max(1)) == [4800 + 120 + 240]  # values, and indices of 8 bytes
+    assert moved(lambda: (x.t(), x.view(-1), torch.empty_like(x))) == []
+    assert moved(lambda: torch.cat([x, x[:, :10]], 1)) == [4800 + 1200 + 6000]
+
+
+def test_bytes_of_gradients():
+    """Of a maximum: zeros, and a winner for each; of an average: it is the shape of the maps that counts."""
+    x = torch.rand(2, 3, 4, 5, device=DEVICE, requires_grad=True)  # 480 bytes
+    values = x.max(dim=1).values  # 160 bytes
+    grad = torch.ones_like(values)
+    assert moved(lambda: torch.autograd.grad(values, x, grad)) == [480, 320 + 160 + 160]
+    pooled = torch.nn.functional.avg_pool2d(x, (4, 5))  # 24 bytes
+    grad = torch.ones_like(pooled)
+    assert moved(lambda: torch.autograd.grad(pooled, x, grad)) == [24 + 480]
+    pooled, _ = torch.nn.functional.max_pool2d(x, (4, 5), return_indices=True)
+    assert moved(lambda: torch.autograd.grad(pooled, x, grad)) == [24 + 48 + 480]
+
+
+def test_bytes_of_the_plain_formula():
+    """Per map of 196 positions, in its own size: what each operator that sees the maps reads and writes."""
+    case = Case(2, ChannelGroups.uniform(5, 4), 14)
+    step = step_of(plain, case)
+    groups = 1 / 4  # a number for each class and position; its index is twice as large
+    # softmax, M·F, the two maxima with their indices, and their mean and sum
+    forward = 2 + 2 + 2 * (1 + 3 * groups) + 2 * groups
+    # of each maximum zeros and the scattered gradient, one of them divided by P; of M·F, of the softmax, and their sum
+    backward = 2 * (1 + 3 * groups) + groups + 2 + 3 + 3
+    # The gradients of the mean and of the sum are expanded, one is divided while it is: written once, and read once.
+    backward += groups
+    for launches, expected in ((step.forward, forward), (step.backward, backward)):
+        assert sum(launch.nbytes for launch in launches) / case.nbytes == pytest.approx(expected, rel=0.02)
+    assert Launch("_softmax", 2 * case.nbytes) in step.forward

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import accumulate
-
 import pytest
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
+from bench.memory import peak_bytes
 from mcl_triton import ChannelGroups, channel_pool, sample_channel_mask
 from mcl_triton.blocks import BLOCK_BYTES
 
@@ -26,28 +23,11 @@ LAYOUTS = {
 }
 
 
-def peak_bytes(run: Callable[[], object]) -> int:
-    """The most memory that ``run`` holds at a time, its result included."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        result = run()
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    assert events, "the profiler recorded no allocation"
-    del result
-    return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
-
-
 def features_and_mask(shape: str, layout: str) -> tuple[Tensor, ChannelGroups, Tensor]:
     batch, groups, side = SHAPES[shape]
     dtype, memory_format = LAYOUTS[layout]
     features = torch.randn(batch, groups.num_channels, side, side).relu().to(dtype)
     return features.contiguous(memory_format=memory_format), groups, sample_channel_mask(groups)
-
-
-def test_the_measure_sees_an_allocation_that_is_freed_again() -> None:
-    def run() -> Tensor:
-        return torch.ones(1000) + torch.ones(1000).exp().sum()
-
-    assert 8000 <= peak_bytes(run) <= 16000
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

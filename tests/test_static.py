@@ -1,197 +1,138 @@
-"""What the compiler makes of the kernels for GPUs that are not there: registers, spills, widths of memory accesses.
-
-Of every configuration that the heuristic chooses for the realistic shapes of `bench.static`, on every target.
-"""
+"""The table of what is known without a GPU, made for one small case."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from functools import cache
+import argparse
 from importlib.util import find_spec
-from itertools import accumulate, pairwise
-from math import gcd
+from unittest.mock import patch
 
 import pytest
 import torch
 
-from bench.static import (
-    TARGETS,
-    Access,
-    Case,
-    Report,
-    compile_cases,
-    compile_one,
-    odd_cases,
-    realistic_cases,
-    widths_in_machine_code,
-    workers,
-)
+from bench import results, static
+from bench.cases import Case
+from bench.launches import Launch, Step
+from bench.occupancy import occupancy
 from mcl_triton import ChannelGroups
 
-pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton's compiler")
+pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton's compiler and interpreter")
 
-# An SM has 65536 registers: 144 let 14 programs of one warp run side by side, 96 five programs of four warps, 128 four.
-NVIDIA_REGISTERS = {
-    "whole_maps.forward": 128,
-    "whole_maps.backward": 144,
-    "position_blocks.forward": 96,
-    "position_blocks.backward": 128,
+CASE = Case(3, ChannelGroups.uniform(8, 2), 14, torch.bfloat16)
+EVERYONE = {f"{name}{suffix}" for name in ("ours, Triton", "official", "plain") for suffix in ("", ", compiled")}
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """The rows of the file that the command writes, and what it prints."""
+    path = tmp_path_factory.mktemp("static") / "static.csv"
+    parser = argparse.ArgumentParser()
+    static.add_arguments(parser)
+    arguments = parser.parse_args(["--quick", "--output", str(path), "--launch-microseconds", "5"])
+    printed = []
+    with (
+        patch.object(static, "quick_cases", lambda: [CASE]),
+        patch("builtins.print", lambda *parts, **_: printed.extend(map(str, parts))),
+    ):
+        static.main(arguments)
+    return results.read(path), "\n".join(printed)
+
+
+def select(rows, **wanted):
+    """{(provider, mode, device): value} of the rows with these entries."""
+    chosen = [row for row in rows if all(getattr(row, name) == value for name, value in wanted.items())]
+    assert len({(row.provider, row.mode, row.device) for row in chosen}) == len(chosen) > 0
+    return {(row.provider, row.mode, row.device): row.value for row in chosen}
+
+
+SOURCES = {
+    "traffic": {"counted", "compiled"},
+    "launches": {"counted", "compiled"},
+    "registers": {"compiled"},
+    "stack": {"compiled"},
+    "shared": {"compiled"},
+    "load width": {"compiled"},
+    "store width": {"compiled"},
+    "occupancy": {"modelled"},
+    "roofline": {"modelled"},
 }
-# A SIMD unit has 512 for each lane: 80 let six warps take turns.
-AMD_REGISTERS = dict.fromkeys(NVIDIA_REGISTERS, 80)
-KERNELS = list(NVIDIA_REGISTERS)
-VGG16, RESNET50 = ChannelGroups.uniform(200, 3), ChannelGroups.split(2048, 200)
 
 
-@pytest.fixture(scope="module")
-def pool() -> Iterator[ProcessPoolExecutor]:
-    with workers() as pool:
-        yield pool
+def test_each_row_says_how_it_is_known(table):
+    rows, _ = table
+    assert {row.metric for row in rows} == set(SOURCES)
+    for row in rows:
+        assert row.source in SOURCES[row.metric], row
+        assert row.source != "measured"
+        assert any(word in row.device for word in ("counted", "not run", "model")), row
+        if row.metric in ("traffic", "launches"):
+            assert (row.source == "compiled") == row.provider.endswith(", compiled"), row
+        assert row.shape == CASE.shape
+        assert row.low == row.value == row.high
+        assert row.samples == 1
 
 
-@pytest.fixture(scope="module")
-def reports_for(pool: ProcessPoolExecutor) -> Callable[[str], list[Report]]:
-    """Everything that is compiled for a target, once."""
-    return cache(lambda target: compile_cases(pool, realistic_cases(), [target]))
+def test_bytes_and_launches_of_everyone(table):
+    rows, _ = table
+    for metric in ("traffic", "launches"):
+        values = {(provider, mode): value for (provider, mode, _), value in select(rows, metric=metric).items()}
+        assert {provider for provider, _ in values} == EVERYONE
+        for provider in EVERYONE:
+            assert values[provider, "both"] == values[provider, "forward"] + values[provider, "backward"]
+            assert values[provider, "both"] >= values["ours, Triton, compiled", "both"]
+        launches = metric == "launches"
+        assert not launches or [values["ours, Triton", mode] for mode in ("forward", "backward")] == [6, 6]
+        assert launches or 3 <= values["ours, Triton", "both"] / CASE.nbytes <= 3.3
 
 
-@pytest.fixture
-def reports(reports_for: Callable[[str], list[Report]], target: str) -> list[Report]:
-    return reports_for(target)
+def test_rooflines_follow_from_bytes_and_launches(table):
+    """On an H200, 4.8 TB/s; a launch costs the 5 µs that were asked for."""
+    rows, _ = table
+    traffic, launches = (select(rows, metric=metric, mode="both") for metric in ("traffic", "launches"))
+    rooflines = {provider: value for (provider, *_), value in select(rows, device="H200 (model)").items()}
+    assert set(rooflines) == EVERYONE
+    for (provider, mode, device), nbytes in traffic.items():
+        seconds = nbytes / 4.8e12 + launches[provider, mode, device] * 5e-6
+        assert rooflines[provider] == pytest.approx(1e3 * seconds, rel=1e-5)  # six digits are written
 
 
-def of_kernel(reports: list[Report], kernel: str) -> list[Report]:
-    """The reports on one kernel; there are some."""
-    chosen = [report for report in reports if report.kernel == kernel]
-    assert chosen
-    return chosen
+def test_our_kernels(table):
+    rows, _ = table
+    registers = select(rows, metric="registers")
+    names = ["masks.mask", "whole_maps.backward", "whole_maps.forward"]
+    assert sorted(provider for provider, *_ in registers) == [f"ours, Triton: {name}" for name in names]
+    assert {device for *_, device in registers} == {"sm_90 (compiled, not run)"}
+    assert all(16 <= value <= 255 for value in registers.values())
+    assert set(select(rows, metric="stack").values()) == {0}
+    # 14×14 numbers of two bytes are rows of 392 bytes, a multiple of 8
+    assert set(select(rows, metric="load width").values()) == {8}
+    assert {mode for _, mode, _ in select(rows, metric="store width")} == {"backward"}
+    shared = select(rows, metric="shared")
+    for which, value in select(rows, metric="occupancy").items():
+        assert value == occupancy("sm_90", int(registers[which]), 1, int(shared[which]))
 
 
-def check_registers(report: Report) -> None:
-    """Registers within the bound, none on the stack or in scratch memory."""
-    is_amd = report.target == "gfx942"
-    assert report.registers <= (AMD_REGISTERS if is_amd else NVIDIA_REGISTERS)[report.kernel], report
-    assert report.spills == report.scalar_spills == report.stack == 0, report
+def test_what_is_printed(table):
+    rows, printed = table
+    lines = printed.splitlines()
+    for provider in EVERYONE:
+        (line,) = (line for line in lines if line.strip().startswith(f"{provider} "))
+        forward, backward = (
+            select(rows, provider=provider, metric="launches", mode=mode) for mode in ("forward", "backward")
+        )
+        assert f" {sum(forward.values()):.0f} + {sum(backward.values()):.0f} " in line
+    assert str(CASE) in printed
 
 
-def check_widths(report: Report) -> None:
-    """All of F and dF that a thread has to move is accounted for, in accesses as wide as alignment allows."""
-    whats = ["load features", "store grad"] if report.kernel.endswith("backward") else ["load features"]
-    assert {access.what for access in report.maps} == set(whats), report
-    wanted = max(map(width_that_is_possible, report.cases))
-    for access in report.maps:
-        assert sum(access.widths) >= access.thread_bytes > 0, report  # else some instruction was not recognised
-        assert min(access.widths) >= wanted, report
+def test_the_bytes_of_our_kernels_are_those_of_the_interpreter():
+    """Whatever Inductor, or the dispatch mode, makes of them."""
+    for names in (("forward_kernel", "backward_kernel"), ("channel_pool", "channel_pool_backward")):
+        step = Step([Launch(names[0], 7), Launch("mean", 1)], [Launch("mul", 2), Launch(names[1], 9)])
+        count = static.count_of(CASE, "ours, Triton", step, (100, 1000))
+        assert count.modes() == {"forward": (101, 2), "backward": (1002, 2), "both": (1103, 4)}
 
 
-def width_that_is_possible(case: Case) -> int:
-    """Bytes, up to 8, that alignment lets one instruction access anywhere in the features; memory begins aligned."""
-    itemsize, sizes = case.dtype.itemsize, case.groups.sizes
-    if case.layout == "contiguous":  # the map of each channel follows that of the one before
-        return gcd(8, case.side**2 * itemsize)
-    for width in (8, 4):  # the channels of each position follow those of the one before
-        # A tile of whole classes is to begin and end at such a multiple, and to be no more than four classes.
-        ends = [number for number, end in enumerate(accumulate(sizes, initial=0)) if end * itemsize % width == 0]
-        if ends[-1] == len(sizes) and all(second - first <= 4 for first, second in pairwise(ends)):
-            return width
-    return itemsize
-
-
-@pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("target", TARGETS)
-def test_registers_are_within_bounds_and_none_is_spilled(reports: list[Report], kernel: str) -> None:
-    for report in of_kernel(reports, kernel):
-        check_registers(report)
-
-
-@pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("target", TARGETS)
-def test_maps_are_accessed_as_widely_as_alignment_allows(reports: list[Report], kernel: str) -> None:
-    for report in of_kernel(reports, kernel):
-        check_widths(report)
-
-
-@pytest.mark.parametrize("target", TARGETS)
-def test_shared_memory_leaves_room_for_other_programs(reports: list[Report]) -> None:
-    assert max(report.shared for report in reports) <= 8192
-
-
-@pytest.mark.parametrize("target", TARGETS)
-def test_what_stays_narrow_and_why(reports: list[Report]) -> None:
-    """Contiguous maps of 7×7, whose rows begin at odd elements; and 306 channels of two bytes in channels_last."""
-    narrow = set()
-    for report in reports:
-        width = min(min(access.widths) for access in report.maps)
-        if width < 8:
-            shapes = {
-                case.groups.num_channels if case.layout == "channels_last" else case.side for case in report.cases
-            }
-            assert len(shapes) == 1
-            narrow.add((report.cases[0].layout, *shapes, report.cases[0].dtype, width))
-    assert narrow == {
-        ("contiguous", 7, torch.float32, 4),
-        ("contiguous", 7, torch.bfloat16, 2),
-        ("channels_last", 306, torch.bfloat16, 4),
-    }
-
-
-@pytest.mark.parametrize("target", TARGETS)
-def test_every_case_is_compiled_in_both_directions(reports: list[Report]) -> None:
-    cases = [case for report in reports for case in report.cases]
-    assert sorted(map(str, cases)) == sorted(2 * [str(case) for case in realistic_cases()])
-
-
-def test_odd_cases_are_compiled_too(pool: ProcessPoolExecutor) -> None:
-    """Other masks, results, dtypes, groups, sizes and layouts; float64 takes up to twice the registers."""
-    for report in compile_cases(pool, odd_cases(), list(TARGETS)):
-        assert report.stack == report.spills == 0, report
-        assert report.scalar_spills == 0 or report.cases[0].dtype == torch.float64, report
-        assert report.registers <= (255 if report.cases[0].dtype == torch.float64 else 128), report
-        assert all(sum(access.widths) >= access.thread_bytes for access in report.maps), report
-
-
-# The checks can fail
-
-
-@pytest.mark.parametrize(
-    ("target", "constants"), [("sm_90", {"num_warps": 1}), ("gfx942", {"num_warps": 1, "TILE_POSITIONS": 8192})]
-)
-def test_too_large_a_tile_is_seen_to_spill(pool: ProcessPoolExecutor, target: str, constants: dict[str, int]) -> None:
-    case = Case(VGG16, 56, torch.float32)
-    check_registers(pool.submit(compile_one, target, case, "backward").result())
-    spilled = pool.submit(compile_one, target, case, "backward", **constants).result()
-    assert spilled.stack > 0
-    with pytest.raises(AssertionError):
-        check_registers(spilled)
-
-
-@pytest.mark.parametrize("target", ["sm_90", "gfx942"])
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_strides_of_unknown_alignment_are_seen_to_be_narrow(
-    pool: ProcessPoolExecutor, target: str, layout: str
-) -> None:
-    case = Case(VGG16, 14, torch.float32, layout)
-    narrow = pool.submit(compile_one, target, case, "backward", ALIGNMENT=1).result()
-    assert narrow.widths("load features") == narrow.widths("store grad") == {4}
-    with pytest.raises(AssertionError):
-        check_widths(narrow)
-
-
-@pytest.mark.parametrize("target", ["sm_90"])
-def test_an_instruction_that_is_not_recognised_is_missed(reports: list[Report]) -> None:
-    report = of_kernel(reports, "whole_maps.forward")[0]
-    access = report.maps[0]
-    with pytest.raises(AssertionError):
-        check_widths(report._replace(maps=(Access(access.what, access.line, (), access.thread_bytes),)))
-
-
-@pytest.mark.parametrize("direction", ["forward", "backward"])
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_widths_are_those_of_the_machine_code(pool: ProcessPoolExecutor, layout: str, direction: str) -> None:
-    """Widths are read from PTX, since a line that the machine code is labelled with may be that of a neighbour."""
-    case = Case(RESNET50, 14, torch.bfloat16, layout)
-    machine_code = pool.submit(widths_in_machine_code, "sm_90", case, direction)
-    report = pool.submit(compile_one, "sm_90", case, direction).result()
-    ptx = {width for access in report.maps for width in access.widths} | set(report.others)
-    assert machine_code.result()["load"] | machine_code.result()["store"] == ptx
+def test_all_cases_are_real_and_in_both_dtypes_and_layouts():
+    cases = static.all_cases()
+    assert len(cases) == len(set(cases)) == 80
+    for case in static.quick_cases():
+        assert case in cases

@@ -8,8 +8,8 @@ import triton
 import triton.language as tl
 from checks import lay_out, make_features, make_mask
 
-from bench.cpu import RESNET50, SMALL, VGG16
-from bench.traffic import LARGER, Size, amounts, record_step, record_traffic
+from bench.cases import Case, real_cases
+from bench.traffic import GROUPS, LARGER, Size, amounts, bytes_of_batch, fewer_classes, record_step, record_traffic
 from mcl_triton import ChannelGroups
 from mcl_triton.kernels import whole_maps
 
@@ -17,6 +17,7 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="counted in th
 
 LAYOUTS = ["contiguous", "channels_last"]
 DTYPES = [torch.float32, torch.bfloat16]
+SMALL, VGG16, RESNET50 = GROUPS
 SPLIT = ChannelGroups([2, 2, 2, 3, 3])  # as 512 channels are split among 200 classes
 UNIFORM = ChannelGroups.uniform(8, 3)
 LONG = ChannelGroups([10, 10, 10, 11])  # as 2048 are
@@ -134,14 +135,14 @@ def test_how_large_results_and_temporaries_are(groups, side, dtype, is_less, lay
 
 @pytest.fixture(scope="module", params=LAYOUTS)
 def small_step(request):
-    return request.param == "channels_last", amounts(Size().step(request.param == "channels_last"))
+    return request.param, amounts(Size().step(request.param))
 
 
 @pytest.mark.parametrize("dimension", LARGER)
 def test_everything_grows_in_proportion(dimension, small_step):
     """16 times the samples, classes, channels of a class, or positions, in as many launches."""
-    channels_last, small = small_step
-    large = amounts(LARGER[dimension].step(channels_last))
+    layout, small = small_step
+    large = amounts(LARGER[dimension].step(layout))
     assert large["launches"] == small["launches"] == 2
     assert large["F read"] == 16 * small["F read"]
     assert large["dF written"] == 16 * small["dF written"]
@@ -151,6 +152,28 @@ def test_everything_grows_in_proportion(dimension, small_step):
     assert large["temporaries"] == 8 * batch * classes * (1 + channels)
     # 48 channels, 5 at a time, are 50 lanes.
     assert large["lanes"] <= 16 * small["lanes"] * 50 / 48
+
+
+# Some classes of one sample stand for all
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_some_classes_of_one_sample_stand_for_all(layout):
+    """2 samples of 80 classes with 240 channels against 16 classes of one sample; tables of 81 numbers against 17."""
+    case = Case(2, ChannelGroups.uniform(80, 3), 7, torch.bfloat16, layout)
+    assert fewer_classes(case.groups) == (ChannelGroups.uniform(16, 3), 5)
+    step = record_step(case.features(), case.groups, torch.ones(240))
+    for estimate, of in zip(bytes_of_batch(case), (step.forward, step.backward), strict=True):
+        assert estimate == pytest.approx(of.read().sectors + of.written().sectors, rel=0.005)
+
+
+def test_fewer_classes_have_the_same_proportions_and_alignment():
+    for case in real_cases().values():
+        groups, fraction = fewer_classes(case.groups)
+        assert [(classes * fraction, size) for classes, size in groups.runs] == list(case.groups.runs)
+        for aligned in (2, 4, 8):
+            assert (groups.num_channels % aligned == 0) == (case.groups.num_channels % aligned == 0)
+    assert fewer_classes(ChannelGroups([2, 3, 2, 3])) == (ChannelGroups([2, 3, 2, 3]), 1)
 
 
 # The counter itself

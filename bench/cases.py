@@ -1,0 +1,96 @@
+"""What is compared: features of real networks and data sets, and sweeps along each dimension."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from mcl_triton import ChannelGroups
+
+CLASSES = {"CUB": 200, "Aircraft": 100, "Cars": 196, "Flowers": 102}
+LAYOUTS = ("contiguous", "channels_last")
+
+
+@dataclass(frozen=True)
+class Case:
+    """Features that are pooled: (B, N, side, side), and the groups of their channels."""
+
+    batch: int
+    groups: ChannelGroups
+    side: int  # height and width, in spatial positions
+    dtype: torch.dtype = torch.float32
+    layout: str = "contiguous"
+
+    @property
+    def shape(self) -> str:
+        """The sizes and the groups: 32x2048x14x14 (152x10 + 48x11)."""
+        groups = repr(self.groups).removeprefix("ChannelGroups")
+        return f"{self.batch}x{self.groups.num_channels}x{self.side}x{self.side} {groups}"
+
+    @property
+    def dtype_name(self) -> str:
+        """For example "float32"."""
+        return str(self.dtype).removeprefix("torch.")
+
+    def __str__(self) -> str:
+        return f"{self.shape} {self.dtype_name} {self.layout}"
+
+    @property
+    def nbytes(self) -> int:
+        """|F|, the bytes of the features."""
+        return self.batch * self.groups.num_channels * self.side**2 * self.dtype.itemsize
+
+    def features(self, seed: int = 0) -> Tensor:
+        """Random activations after a ReLU, on the CPU: about half of them are zero."""
+        shape = (self.batch, self.groups.num_channels, self.side, self.side)
+        features = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).relu().to(self.dtype)
+        is_last = self.layout == "channels_last"
+        return features.contiguous(memory_format=torch.channels_last if is_last else torch.contiguous_format)
+
+    def targets(self) -> Tensor:
+        """Random class indices, (B,), on the CPU."""
+        generator = torch.Generator().manual_seed(1)
+        return torch.randint(self.groups.num_classes, (self.batch,), generator=generator)
+
+
+def real_cases(batch: int = 32) -> dict[str, Case]:
+    """Features of the networks that people train on the four data sets, by a name for people."""
+    cases = {}
+    for data_set, classes in CLASSES.items():
+        for network, channels, pixels, side in (
+            ("from scratch, 3 channels a class", 3 * classes, 224, 14),
+            ("VGG16 or ResNet18", 512, 224, 7),
+            ("VGG16 or ResNet18", 512, 448, 14),
+            ("ResNet50", 2048, 224, 7),
+            ("ResNet50", 2048, 448, 14),
+        ):
+            cases[f"{data_set}, {network}, {pixels} pixels"] = Case(batch, ChannelGroups.split(channels, classes), side)
+    return cases
+
+
+def sweeps() -> dict[str, dict[int, Case]]:
+    """From a common middle, 64 times as much of each dimension, and classes up to 10,000: name, size, case."""
+
+    def sized(batch: int = 8, classes: int = 200, channels: int = 4, side: int = 14) -> Case:
+        return Case(batch, ChannelGroups.uniform(classes, channels), side)
+
+    return {
+        "samples, B": {batch: sized(batch=batch) for batch in (1, 4, 16, 64)},
+        "classes, C": {classes: sized(classes=classes) for classes in (10, 100, 1000, 10000)},
+        "channels of a class, ξ": {channels: sized(channels=channels) for channels in (1, 4, 16, 64)},
+        "spatial positions, P": {side**2: sized(side=side) for side in (7, 14, 28, 56)},
+    }
+
+
+def name_of(shape: str) -> str:
+    """What people call a shape, whatever the batch; the shape itself where it has no name."""
+    return _names().get(re.sub(r"^\d+", "", shape), shape)
+
+
+@cache
+def _names() -> dict[str, str]:
+    return {re.sub(r"^\d+", "", case.shape): name for name, case in real_cases().items()}

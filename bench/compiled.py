@@ -1,0 +1,494 @@
+"""What the compiler makes of the kernels, on a machine without a GPU: `python -m bench compiled`.
+
+For a table of realistic shapes, the host code of the kernels is run on tensors without data, and what it would launch
+is compiled for several GPUs instead. Registers, spills and widths of memory accesses are read off the result. Launches
+that Triton would serve with the same compiled kernel are compiled once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import re
+import subprocess
+import tempfile
+import time
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from itertools import product
+from math import prod
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from mcl_triton import ChannelGroups
+from reference.environment import environment, usable_cores
+
+from .cases import CLASSES, LAYOUTS, Case
+
+# Triton is imported by the workers alone: in a process that sets TRITON_INTERPRET it could not compile.
+
+TARGETS = {  # what Triton calls backend, architecture and size of a warp
+    "sm_80": ("cuda", 80, 32),
+    "sm_90": ("cuda", 90, 32),
+    "sm_100": ("cuda", 100, 32),
+    "gfx942": ("hip", "gfx942", 64),
+}
+MAPS = ("features", "grad")  # the large tensors among the kernels' arguments: F and dF
+
+
+@dataclass(frozen=True)
+class Variant(Case):
+    """A case without data, and what is asked of the kernels.
+
+    Attributes:
+        layout: also "every second channel", "batch last" or "misaligned".
+        mask: the mask that is drawn and used: "shared", "a sample" or "none".
+        wants: the results: "both", "scores" or "diversity".
+    """
+
+    mask: str = "shared"
+    wants: str = "both"
+
+    def __str__(self) -> str:
+        odd = [f"mask {self.mask}"] * (self.mask != "shared") + [f"{self.wants} only"] * (self.wants != "both")
+        return " ".join([super().__str__(), *odd])
+
+    def features(self, seed: int = 0) -> Tensor:
+        """(B, N, H, W) without data, whatever the seed."""
+        shape = (self.batch, self.groups.num_channels, self.side, self.side)
+        empty = torch.empty(shape, dtype=self.dtype, device="meta")
+        if self.layout == "channels_last":
+            return empty.contiguous(memory_format=torch.channels_last)
+        if self.layout == "every second channel":
+            return empty.repeat(1, 2, 1, 1)[:, ::2]
+        if self.layout == "batch last":
+            return empty.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2)
+        if self.layout == "misaligned":  # the second sample of maps that end at an odd element
+            return empty.new_empty(empty.numel() + 1)[1:].view(shape)
+        return empty
+
+
+class Access(NamedTuple):
+    """The instructions that one line of a kernel became, which reads or writes F or dF."""
+
+    what: str  # "load features", "load grad", "store grad"
+    line: int
+    widths: tuple[int, ...]  # bytes of each instruction
+    thread_bytes: int  # what one thread has to move there, at least
+
+
+class Report(NamedTuple):
+    """A compiled kernel."""
+
+    target: str
+    kernel: str  # for example "whole_maps.forward"; that of the mask is "masks.mask"
+    constants: dict[str, int]
+    cases: tuple[Variant, ...]  # all that it serves
+    registers: int  # a thread; VGPRs on AMD
+    stack: int  # bytes of local memory a thread; scratch on AMD
+    spills: int  # vector registers that AMD's compiler reports; NVIDIA's are part of the stack
+    scalar_spills: int  # on AMD: not to memory, but to a vector register
+    shared: int  # bytes
+    maps: tuple[Access, ...]
+    others: dict[int, int]  # how many other instructions access global memory, by their width
+    seconds: float
+
+    def widths(self, what: str) -> set[int]:
+        """Bytes of the instructions for "load features" or "store grad"."""
+        return {width for access in self.maps if access.what == what for width in access.widths}
+
+
+def realistic_cases() -> list[Variant]:
+    """Classes of CUB, Aircraft, Cars and Flowers; channels of VGG16 and ResNets, and three a class from scratch."""
+    groups = [
+        ChannelGroups.split(channels, classes)
+        for classes in CLASSES.values()
+        for channels in (512, 2048, 3 * classes)  # VGG16 and ResNet18, ResNet50, from scratch
+    ]
+    dtypes = (torch.float32, torch.bfloat16)
+    return [Variant(BATCH, *case) for case in product(groups, (7, 14, 28, 56), dtypes, LAYOUTS)]
+
+
+def odd_cases() -> list[Variant]:
+    """What else there is, a few of each kind."""
+    vgg16, resnet50 = ChannelGroups.uniform(200, 3), ChannelGroups.split(2048, 200)
+    odd = []
+    for layout, groups in zip(LAYOUTS, (vgg16, resnet50), strict=True):
+        usual = Variant(BATCH, groups, 14, torch.bfloat16, layout)
+        odd += [replace(usual, mask="none"), replace(usual, mask="a sample")]
+        odd += [replace(usual, wants="scores"), replace(usual, wants="diversity", mask="none")]
+        odd += [replace(usual, dtype=torch.float16), replace(usual, dtype=torch.float64)]
+        odd += [replace(usual, side=112), replace(usual, side=112, dtype=torch.float32)]
+    for layout, dtype in product(LAYOUTS, (torch.float32, torch.bfloat16)):
+        odd += [Variant(BATCH, ChannelGroups.uniform(*sizes), 14, dtype, layout) for sizes in GROUP_SIZES]
+    layouts = ("every second channel", "batch last", "misaligned")
+    return odd + [Variant(BATCH, vgg16, 14, *which) for which in product((torch.float32, torch.bfloat16), layouts)]
+
+
+BATCH = 16  # changes no kernel
+GROUP_SIZES = ((512, 1), (32, 64), (6, 340))  # classes and channels of each
+
+
+@contextmanager
+def workers(interpret: bool = False) -> Iterator[ProcessPoolExecutor]:
+    """Processes in which the kernels are compiled, or interpreted, whatever TRITON_INTERPRET is here."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(usable_cores(), spawn, _start_worker, (interpret,)) as pool:
+        yield pool
+
+
+def compile_cases(pool: ProcessPoolExecutor, cases: Iterable[Variant], targets: Iterable[str]) -> list[Report]:
+    """Every distinct kernel of these cases for every target."""
+    cases, targets = list(cases), list(targets)
+    found = zip(targets, pool.map(_distinct, targets, [cases] * len(targets)), strict=True)
+    compiled = [
+        (pool.submit(compile_one, target, alike[0], direction), alike)
+        for target, kernels in found
+        for (direction, *_), alike in kernels.items()
+    ]
+    return [report.result()._replace(cases=tuple(alike)) for report, alike in compiled]
+
+
+def compile_one(target: str, case: Variant, direction: str, **constants: int) -> Report:
+    """One kernel of a case, "forward", "backward" or "mask", for a target, some constants replaced; in a worker."""
+    launch = _launches(case)[direction]
+    return _report(target, case, launch, constants, *_compile(target, launch, constants))
+
+
+def widths_in_machine_code(target: str, case: Variant, direction: str) -> dict[str, set[int]]:
+    """The widths of all loads and stores in the machine code for an NVIDIA GPU; in a worker."""
+    kernel, _ = _compile(target, _launches(case)[direction], {})
+    code = _on_cubin(kernel.asm["cubin"], "nvdisasm", "-c")
+    widths: dict[str, set[int]] = {"load": set(), "store": set()}
+    for operation, modifiers in re.findall(r"\b(LDG|STG)((?:\.\w+)*)", code):
+        bits = re.search(r"\.[US]?(8|16|64|128|256)\b", modifiers)
+        widths[{"LDG": "load", "STG": "store"}[operation]].add(int(bits.group(1)) // 8 if bits else 4)
+    return widths
+
+
+# In a worker
+
+
+class _Launch(NamedTuple):
+    kernel: Any
+    grid: tuple[int, ...]
+    args: tuple[Any, ...]
+    constants: dict[str, int]
+
+
+def _start_worker(interpret: bool) -> None:
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", message="TRITON_DEFAULT_FP_FUSION")
+    os.environ.pop("TRITON_INTERPRET", None)
+    if interpret:
+        os.environ["TRITON_INTERPRET"] = "1"
+        from . import interpreter
+
+        interpreter.behave_like_a_gpu()
+
+
+def _launches(case: Variant) -> dict[str, _Launch]:
+    """What `run.forward`, `run.backward` and `run.channel_mask` would launch for a case."""
+    from mcl_triton.kernels import masks, position_blocks, run, whole_maps
+
+    launches = {}
+
+    class Recorder:
+        def __init__(self, kernel: Any, direction: str) -> None:
+            self.kernel, self.direction = kernel, direction
+
+        def __getitem__(self, grid: tuple[int, ...]) -> Any:
+            def record(*args: Any, **constants: int) -> None:
+                launches[self.direction] = _Launch(self.kernel, grid, args, constants)
+
+            return record
+
+    features, runs = case.features(), [number for run in case.groups.runs for number in run]
+    mask = None if case.mask == "none" else features.new_empty(features.shape[:2], dtype=_results(case.dtype))
+    mask = mask[0] if case.mask == "shared" else mask
+    wants_scores, wants_diversity = case.wants != "diversity", case.wants != "scores"
+    with ExitStack() as stack:
+        of_maps = product((whole_maps, position_blocks), ("forward", "backward"))
+        for module, direction in [*of_maps, (masks, "mask")]:
+            name = f"{direction}_kernel"
+            stack.enter_context(patch.object(module, name, Recorder(getattr(module, name), direction)))
+        scores, diversity, *statistics = run.forward(features, runs, mask, wants_scores, wants_diversity, True)
+        grads = (scores if wants_scores else None, diversity if wants_diversity else None)  # shaped like the results
+        run.backward(features, runs, mask, *grads, *statistics)
+        if mask is not None:
+            keys = torch.empty_like(mask, dtype=torch.int64)
+            tables = (keys.new_empty(case.groups.num_classes + more, dtype=torch.int32) for more in (1, 0))
+            run.channel_mask(keys, *tables, max(case.groups.sizes), torch.float32)  # as `mc_loss` draws it
+    return launches
+
+
+def _results(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _distinct(target: str, cases: list[Variant]) -> dict[tuple[str, ...], list[Variant]]:
+    """The cases by direction, kernel and the key under which Triton would keep the compiled kernel."""
+    from triton import knobs
+
+    alike: dict[tuple[str, ...], list[Variant]] = defaultdict(list)
+    _pretend_to_run_on(target)
+    for case in cases:
+        for direction, launch in _launches(case).items():
+
+            def instead_of_compiling(*, key: Any, fn: Any, **_: Any) -> bool:
+                alike[direction, fn.module, str(key)].append(case)  # noqa: B023, called right below
+                return True
+
+            launch.kernel.device_caches.clear()
+            with patch.object(knobs.runtime, "jit_cache_hook", instead_of_compiling):
+                launch.kernel.warmup(*launch.args, grid=launch.grid, **launch.constants)
+    return alike
+
+
+def _pretend_to_run_on(target: str) -> None:
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import driver
+
+    driver.set_active(  # type: ignore[arg-type]
+        SimpleNamespace(
+            get_current_device=lambda: target,  # Triton keeps what it compiled by device
+            get_current_stream=lambda device: 0,
+            get_current_target=lambda: GPUTarget(*TARGETS[target]),
+        )
+    )
+
+
+def _compile(target: str, launch: _Launch, constants: dict[str, int]) -> tuple[Any, float]:
+    _pretend_to_run_on(target)
+    start = time.perf_counter()
+    kernel = launch.kernel.warmup(*launch.args, grid=launch.grid, **(launch.constants | constants))
+    return kernel, time.perf_counter() - start
+
+
+def _report(
+    target: str, case: Variant, launch: _Launch, constants: dict[str, int], kernel: Any, seconds: float
+) -> Report:
+    if "amdgcn" in kernel.asm:
+        code = kernel.asm["amdgcn"]
+        numbers = {key: int(number) for key, number in re.findall(r"^\s*(?:- )?\.(\w+):\s+(\d+)$", code, re.MULTILINE)}
+        registers, stack = numbers["vgpr_count"], numbers["private_segment_fixed_size"]
+        spills, scalar_spills = numbers["vgpr_spill_count"], numbers["sgpr_spill_count"]
+    else:
+        code = kernel.asm["ptx"]
+        usage = _on_cubin(kernel.asm["cubin"], "cuobjdump", "--dump-resource-usage")
+        numbers = {key: int(number) for key, number in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", usage)}
+        registers, stack = numbers["REG"], numbers["STACK"] + numbers["LOCAL"]
+        spills = scalar_spills = 0
+    maps, others = _accesses(kernel.asm["ttgir"], code, kernel.metadata.num_warps * TARGETS[target][2])
+    module = launch.kernel.module.rsplit(".", 1)[-1]
+    return Report(
+        target,
+        f"{module}.{launch.kernel.fn.__name__.removesuffix('_kernel')}",
+        launch.constants | constants,
+        (case,),
+        registers,
+        stack,
+        spills,
+        scalar_spills,
+        kernel.metadata.shared,
+        maps,
+        others,
+        seconds,
+    )
+
+
+def _on_cubin(cubin: bytes, tool: str, *options: str) -> str:
+    """What a tool that comes with Triton prints about machine code."""
+    import triton
+
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / tool, *options, file.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+# Which instructions access the maps: Triton's intermediate code tells from which argument of the kernel a pointer was
+# made, and on which line; the line is what the instructions are labelled with.
+
+
+def _accesses(ttgir: str, code: str, threads: int) -> tuple[tuple[Access, ...], dict[int, int]]:
+    """The accesses to the maps, and how many others there are of each width."""
+    widths: dict[tuple[str, str, int], list[int]] = defaultdict(list)
+    for operation, file, line, width in _instructions(code):
+        widths[operation, file, line].append(width)
+    thread_bytes: Counter[tuple[str, str, str, int]] = Counter()
+    for operation, argument, file, line, tile_bytes in _pointer_uses(ttgir):
+        if argument in MAPS:
+            thread_bytes[argument, operation, file, line] += -(-tile_bytes // threads)
+    maps = [
+        Access(f"{operation} {argument}", line, tuple(widths.pop((operation, file, line), ())), needed)
+        for (argument, operation, file, line), needed in sorted(thread_bytes.items(), key=lambda use: use[0][3])
+    ]
+    return tuple(maps), dict(Counter(width for rest in widths.values() for width in rest))
+
+
+def _pointer_uses(ttgir: str) -> Iterator[tuple[str, str, str, int, int]]:
+    """Of each load and store: which it is, the kernel's argument it accesses, file and line, bytes of the tile."""
+    locations = dict(re.findall(r"^(#loc\d*) = loc\((.*)\)$", ttgir, re.MULTILINE))
+    head = next(line for line in ttgir.splitlines() if "tt.func public" in line)
+    made_from = {argument: argument for argument in re.findall(r"%(\w+): ", head)}
+    of_pointer = re.compile(
+        r"%(\w+) = (?:tt\.(?:addptr|splat|broadcast|expand_dims|bitcast)|ttg\.convert_layout) %(\w+)"
+    )
+    amd_use = re.compile(r"\b\w+\.buffer_(load|store) .*?%(\w+)\[")
+    for line in ttgir.splitlines():
+        if pointer := of_pointer.search(line):  # in order, since blocks that follow one another may use the same names
+            made_from[pointer.group(1)] = made_from.get(pointer.group(2), "")
+        elif use := re.search(r"\btt\.(load|store) %(\w+)", line) or amd_use.search(line):
+            argument = made_from[use.group(2)]
+            assert argument, line
+            location = re.search(r"loc\((#loc\d*)\)$", line).group(1)  # type: ignore[union-attr]
+            yield use.group(1), argument, *_position(location, locations), _tile_bytes(line)
+
+
+def _position(location: str, locations: dict[str, str]) -> tuple[str, int]:
+    """File and line; of an inlined function, where the function says it."""
+    while location.startswith("#"):
+        location = locations[location]
+        location = re.sub(r'^(?:callsite\((#loc\d*) at .*|"\w+"\((#loc\d*)\))$', r"\1\2", location)
+    file, line, _ = re.fullmatch(r'"(.*)":(\d+):(\d+).*', location).groups()  # type: ignore[union-attr]
+    return file, int(line)
+
+
+def _tile_bytes(line: str) -> int:
+    element = re.findall(r"!tt\.ptr<[a-z]+(\d+)", line)[-1]
+    shapes = re.findall(r"tensor<((?:\d+x)*)", line)
+    return prod(int(size) for size in shapes[-1].split("x")[:-1]) * int(element) // 8 if shapes else int(element) // 8
+
+
+_AMD_BYTES = {"byte": 1, "short": 2, "dword": 4}
+
+
+def _instructions(code: str) -> Iterator[tuple[str, str, int, int]]:
+    """Of each instruction that accesses global memory: "load" or "store", file and line, bytes."""
+    files = {
+        number: "/".join(re.findall(r'"(.*?)"', path)) for number, path in re.findall(r"\.file\s+(\d+) (.*)", code)
+    }
+    file, number, lines_of_assembly = "", 0, 0
+    for line in code.splitlines():
+        if "inline asm" in line:
+            lines_of_assembly = int("begin" in line)
+        elif location := re.match(r"\s*\.loc\s+(\d+) (\d+)", line):
+            # LLVM counts on from one line of inline assembly to the next, as if they were lines of the kernel.
+            if lines_of_assembly < 2:
+                file, number = files[location.group(1)], int(location.group(2))
+            lines_of_assembly += lines_of_assembly > 0
+        elif ptx := re.search(r"\b(ld|st)\.global((?:\.[\w:]+)*)", line):
+            vector, bits = re.fullmatch(r".*?(?:\.v(\d))?\.[busf](\d+)", ptx.group(2)).groups()  # type: ignore[union-attr]
+            yield {"ld": "load", "st": "store"}[ptx.group(1)], file, number, int(vector or 1) * int(bits) // 8
+        elif amd := re.match(r"\s*(?:global|buffer|flat)_(load|store)_[us]?(byte|short|dword)(?:x(\d))?", line):
+            yield amd.group(1), file, number, _AMD_BYTES[amd.group(2)] * int(amd.group(3) or 1)
+
+
+# The table
+
+_HEADS = [
+    *("target", "kernel", "dtype", "constants", "warps", "registers", "stack", "spills", "shared", "F", "dF", "other"),
+    "example",
+]
+
+
+def _constants(report: Report) -> str:
+    shown = {
+        "NUM_POSITIONS": "P",
+        "ALIGNMENT": "align",
+        "TILE_CLASSES": "classes",
+        "TILE_POSITIONS": "positions",
+        "TILE_PLACES": "places",
+        "CHANNELS_A_STEP": "step",
+        "IS_SPREAD": "spread",
+    }
+    return " ".join(f"{shown[name]}={int(of)}" for name, of in report.constants.items() if name in shown)
+
+
+def _row(report: Report) -> list[str]:
+    def widths(what: str) -> str:
+        return "/".join(map(str, sorted(report.widths(what)))) or "-"
+
+    case = report.cases[0]
+    return [
+        report.target,
+        report.kernel,
+        str(case.dtype)[6:],
+        _constants(report),
+        *map(str, (report.constants["num_warps"], report.registers, report.stack)),
+        f"{report.spills}+{report.scalar_spills}",
+        str(report.shared),
+        widths("load features"),
+        widths("store grad"),
+        "/".join(f"{width}" for width in sorted(report.others)),
+        f"{case}" + f" and {len(report.cases) - 1} more" * (len(report.cases) > 1),
+    ]
+
+
+def _summary(reports: list[Report], targets: list[str]) -> list[list[str]]:
+    """A row for each configuration, whatever the target and the strides it was compiled for."""
+    alike: dict[tuple[str, ...], list[Report]] = {}
+    for report in reports:
+        key = (report.kernel, str(report.cases[0].dtype)[6:], _constants(report), str(report.constants["num_warps"]))
+        alike.setdefault(key, []).append(report)
+
+    def from_to(values: Iterable[int]) -> str:
+        least, most = min(ordered := sorted(values)), max(ordered)
+        return f"{least}" if least == most else f"{least}-{most}"
+
+    rows = [["kernel", "dtype", "constants", "warps", *targets, "not in registers", "shared", "F", "dF"]]
+    for key, same in alike.items():
+        registers = [from_to(each.registers for each in same if each.target == target) for target in targets]
+        elsewhere = max(each.stack + each.spills + each.scalar_spills for each in same)
+        widths = [
+            from_to(width for each in same for width in each.widths(what))
+            if any(each.widths(what) for each in same)
+            else "-"
+            for what in ("load features", "store grad")
+        ]
+        rows.append([*key, *registers, str(elsewhere), from_to(each.shared for each in same), *widths])
+    return rows
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    parser.add_argument("--targets", nargs="+", choices=list(TARGETS), default=list(TARGETS))
+    parser.add_argument("--odd", action="store_true", help="the odd cases instead of the realistic ones")
+    parser.add_argument("--summary", action="store_true", help="all targets in one row, with their registers")
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Compile, and print the table."""
+    start = time.perf_counter()
+    with workers() as pool:
+        reports = compile_cases(pool, odd_cases() if arguments.odd else realistic_cases(), arguments.targets)
+    machine = environment()
+    print(
+        f"{machine['cpu']}, {machine['cores']} cores; Python {machine['python']}, torch {machine['torch']}, "
+        f"triton {version('triton')}"
+    )
+    print(
+        f"{len(reports)} kernels in {time.perf_counter() - start:.0f} s, "
+        f"of which Triton took {sum(report.seconds for report in reports):.0f} s in {usable_cores()} processes"
+    )
+    print(
+        "registers, stack: of a thread, the stack in bytes; spills: on AMD, of vector and (to a vector register) "
+        "scalar registers; F, dF, other: bytes of one access\n"
+    )
+    rows = _summary(reports, arguments.targets) if arguments.summary else [_HEADS, *map(_row, reports)]
+    columns = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, columns, strict=True)).rstrip())

@@ -1,0 +1,29 @@
+"""How much memory a call holds at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from itertools import accumulate
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler writes two lines for each use, and one about GPUs
+
+
+def peak_bytes(run: Callable[[], object], device: torch.device | str = "cpu") -> int:
+    """The most memory that ``run`` holds at a time on a device, its result included, what was there before not."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        return torch.cuda.max_memory_allocated(device) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        result = run()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]  # type: ignore[union-attr]
+    if not events:
+        raise RuntimeError("PyTorch's profiler recorded no allocation.")
+    del result
+    return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))

@@ -1,0 +1,124 @@
+"""Fill the tables of README.md and docs/performance.md from the results: `python -m bench page`.
+
+A table stands between two comments, <!-- table: name --> and <!-- end -->, and is replaced by what is in the results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from . import results
+from .cases import name_of
+from .results import Result
+
+ROOT = Path(__file__).parent.parent
+PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md")
+
+Rows = list[Result]
+Item = TypeVar("Item")
+
+
+def speed(rows: Rows, shapes: Callable[[Result], bool] = lambda row: True) -> list[str]:
+    """For each measured device, our time of a step and how many times as long the others take."""
+    lines = []
+    measured = [row for row in rows if row.source == "measured" and row.mode == "both" and _has_name(row)]
+    for device in _distinct(row.device for row in measured):
+        here = [row for row in measured if row.device == device]
+        ratios = [row for row in here if row.metric == "ratio" and shapes(row)]
+        others = _distinct(row.provider for row in ratios)
+        ours = _distinct(row.provider for row in here if row.metric == "wall" and row.provider not in others)
+        ours = [name for name in ours if name != "copy"][:1]
+        lines += [
+            f"**{device}** ({_joined(row.versions for row in here)}; commit {_joined(row.commit for row in here)}):",
+            "",
+            f"| features | | {ours[0]}, ms | {' | '.join(others)} |",
+            "|---" * (3 + len(others)) + "|",
+        ]
+        for key in _distinct(map(_features, ratios)):
+            of = {(row.provider, row.metric): row for row in here if _features(row) == key}
+            cells = [f"{of[ours[0], 'wall'].value:.3g}"]
+            cells += [_times(of[name, "ratio"]) if (name, "ratio") in of else "–" for name in others]
+            lines.append(_line(_described(key), *cells))
+        lines.append("")
+    return lines[:-1]
+
+
+def memory(rows: Rows) -> list[str]:
+    """For each measured device, the most memory that a step holds, in units of the features' size."""
+    lines = []
+    peaks = [row for row in rows if row.metric == "peak" and row.mode == "both" and _has_name(row)]
+    for device in _distinct(row.device for row in peaks):
+        here = [row for row in peaks if row.device == device]
+        names = _distinct(row.provider for row in here)
+        lines += [f"**{device}**:", "", f"| features | | {' | '.join(names)} |", "|---" * (2 + len(names)) + "|"]
+        for key in _distinct(map(_features, here)):
+            of = {row.provider: row.value / features_bytes(row) for row in here if _features(row) == key}
+            lines.append(_line(_described(key), *(f"{of[name]:.2f}" if name in of else "–" for name in names)))
+        lines.append("")
+    return lines[:-1]
+
+
+def features_bytes(row: Result) -> int:
+    """|F|, the bytes of the features that a result is about."""
+    batch, channels, height, width = map(int, row.shape.split()[0].split("x"))
+    return batch * channels * height * width * {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}[row.dtype]
+
+
+TABLES = {
+    "speed": speed,
+    "headline": lambda rows: speed(rows, lambda row: name_of(row.shape).startswith("CUB")),
+    "memory": memory,
+}
+
+
+def fill(text: str, rows: Rows) -> str:
+    """A page with its tables as the results have them; KeyError for a table that there is not."""
+
+    def table(found: re.Match[str]) -> str:
+        return "\n".join([found[1], *TABLES[found[2]](rows), "<!-- end -->"])
+
+    return re.sub(r"(<!-- table: (.*?) -->)\n.*?<!-- end -->", table, text, flags=re.DOTALL)
+
+
+def _features(row: Result) -> tuple[str, str, str]:
+    return row.shape, row.dtype, row.layout
+
+
+def _described(features: tuple[str, str, str]) -> str:
+    shape, dtype, layout = features
+    return f"{name_of(shape)} | {shape.replace('x', '×')} {dtype} {layout}"
+
+
+def _has_name(row: Result) -> bool:
+    return name_of(row.shape) != row.shape
+
+
+def _times(row: Result) -> str:
+    return f"{row.value:.2f}× ({row.low:.2f}–{row.high:.2f})"
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _joined(texts: Iterable[str]) -> str:
+    return " and ".join(_distinct(texts))
+
+
+def _distinct(items: Iterable[Item]) -> list[Item]:
+    return list(dict.fromkeys(items))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results", help="folder of the results")
+
+
+def main(arguments: argparse.Namespace) -> None:
+    rows = results.read_all(arguments.results)
+    for page in PAGES:
+        page.write_text(fill(page.read_text(encoding="utf-8"), rows), encoding="utf-8")
+        print(page)

@@ -1,0 +1,173 @@
+"""Who computes the loss, and whether it is the right one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+import reference.official
+from mcl_triton import ChannelGroups, mc_loss, sample_channel_mask
+from reference.loss import official_loss
+
+from .cases import Case
+
+Loss = Callable[[Tensor, Tensor, Tensor, ChannelGroups], Tensor]
+"""(features, targets, mask, groups) -> α·L_dis + β·(1 − mean h/ξ), with the weights α = 1.5, β = 20."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What every provider is given for a case, on one device: features, targets (B,) and a mask (N,)."""
+
+    case: Case
+    features: Tensor
+    targets: Tensor
+    mask: Tensor
+
+    @staticmethod
+    def of(case: Case, device: torch.device | str = "cpu", seed: int = 0) -> Inputs:
+        """The case's random features and targets, and a mask that drops half of each class's channels."""
+        mask = sample_channel_mask(case.groups, generator=torch.Generator().manual_seed(seed))
+        return Inputs(case, *(tensor.to(device) for tensor in (case.features(seed), case.targets(), mask)))
+
+    def forward(self, loss: Loss) -> tuple[Tensor, Tensor]:
+        """The loss, and the leaf that its gradient belongs to."""
+        leaf = self.features.detach().requires_grad_()
+        return loss(leaf, self.targets, self.mask, self.case.groups), leaf
+
+    def step(self, loss: Loss) -> tuple[Tensor, Tensor]:
+        """Forward and backward: the loss and the gradient of the features."""
+        value, leaf = self.forward(loss)
+        (grad,) = torch.autograd.grad(value, leaf)
+        return value.detach(), grad
+
+
+@dataclass(frozen=True)
+class Provider:
+    """An implementation of the loss.
+
+    Attributes:
+        name: as it stands in tables and figures.
+        loss: what computes it.
+        masks: False where it cannot be given a mask; it is compared with the loss without one.
+        ragged: False where all classes must have equally many channels.
+    """
+
+    name: str
+    loss: Loss
+    masks: bool = True
+    ragged: bool = True
+
+
+def official(features: Tensor, targets: Tensor, mask: Tensor, groups: ChannelGroups) -> Tensor:
+    """The published formula, with `max_pool2d` across the channels; for ragged groups size after size."""
+    mask = mask.to(features.dtype)
+    if groups.is_uniform:
+        return reference.official.loss(features, targets, groups.sizes[0], mask)
+    return reference.official.ragged_loss(features, targets, groups.runs, mask)
+
+
+def plain(features: Tensor, targets: Tensor, mask: Tensor, groups: ChannelGroups) -> Tensor:
+    """What one writes oneself: the two reductions by `max(dim)`, the gradient by autograd."""
+    x = features.flatten(2)
+    attention, attended = x.softmax(dim=2), x * mask.to(x.dtype)[:, None]
+    scores, fractions = [], []
+    first = 0
+    for classes, size in groups.runs:
+        own = slice(first, first + classes * size)
+        scores.append(attended[:, own].unflatten(1, (classes, size)).max(dim=2).values.mean(dim=2))
+        fractions.append(attention[:, own].unflatten(1, (classes, size)).max(dim=2).values.sum(dim=2) / size)
+        first += classes * size
+    g, fraction = (parts[0] if len(parts) == 1 else torch.cat(parts, 1) for parts in (scores, fractions))
+    return 1.5 * cross_entropy(g, targets) + 20 * (1 - fraction.mean())
+
+
+def ours_eager(features: Tensor, targets: Tensor, mask: Tensor, groups: ChannelGroups) -> Tensor:
+    """`mcl_triton.mc_loss` in plain PyTorch."""
+    return mc_loss(features, targets, groups, mask=mask, backend="eager").loss
+
+
+def ours_triton(features: Tensor, targets: Tensor, mask: Tensor, groups: ChannelGroups) -> Tensor:
+    """`mcl_triton.mc_loss` with the kernels."""
+    return mc_loss(features, targets, groups, mask=mask, backend="triton").loss
+
+
+def holocron(features: Tensor, targets: Tensor, mask: Tensor, groups: ChannelGroups) -> Tensor:
+    """`mutual_channel_loss` of Holocron (pip install pylocron), with its weights so that they mean what ours mean.
+
+    It wants a target at every spatial position, and takes the mean of h over the positions where others take the sum.
+    """
+    from holocron.nn.functional import mutual_channel_loss  # type: ignore[import-not-found]
+
+    size = groups.sizes[0]
+    everywhere = targets[:, None, None].expand(-1, *features.shape[2:])
+    alpha = 20 / 1.5 / size * features.shape[2:].numel()
+    return 1.5 * mutual_channel_loss(features, everywhere, xi=size, alpha=alpha, training=False) + 20
+
+
+def providers(device: torch.device, *, compiled: bool, own: tuple[Provider, ...] = ()) -> tuple[Provider, ...]:
+    """Everyone who can run on a device, ours first: the first is what the others are compared with.
+
+    Args:
+        device: of the features.
+        compiled: with `torch.compile` of each, besides.
+        own: further ones.
+    """
+    everyone = [Provider("ours, eager", ours_eager), Provider("official", official), Provider("plain", plain)]
+    if device.type == "cuda":
+        everyone.insert(0, Provider("ours, Triton", ours_triton))
+    everyone += own
+    if compiled:
+        everyone += [
+            Provider(f"{one.name}, compiled", torch.compile(one.loss), one.masks, one.ragged) for one in everyone
+        ]
+    if find_spec("holocron"):
+        everyone.append(Provider("Holocron", holocron, masks=False, ragged=False))
+    return tuple(everyone)
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """How a provider differs from the oracle.
+
+    Attributes:
+        text: for people.
+        channels: the part of the channels whose gradient differs, from 0 to 1.
+    """
+
+    text: str
+    channels: float
+
+
+def oracle(inputs: Inputs, masks: bool = True) -> tuple[Tensor, Tensor]:
+    """Loss and gradient by the paper's equations, in float64, on the CPU."""
+
+    def loss(features: Tensor, targets: Tensor, mask: Tensor, groups: ChannelGroups) -> Tensor:
+        return official_loss(features, targets, groups.sizes, mask if masks else None, alpha=1.5, beta=20.0)
+
+    exact = Inputs(inputs.case, inputs.features.double().cpu(), inputs.targets.cpu(), inputs.mask.double().cpu())
+    return exact.step(loss)
+
+
+def mistake_of(provider: Provider, inputs: Inputs, truth: tuple[Tensor, Tensor]) -> Mistake | None:
+    """None if a provider's loss and gradient agree with the oracle's, else what is wrong."""
+    try:
+        value, grad = (result.cpu() for result in inputs.step(provider.loss))
+    except Exception as error:  # whatever other people's code raises
+        return Mistake(f"{type(error).__name__}: {error}", channels=1.0)
+    true_value, true_grad = truth
+    # Where two channels of a group are equal but for rounding, the winner, and with it both channels' gradient, is a
+    # matter of the dtype: such channels are few, and all others have to agree.
+    tolerance = 64 * torch.finfo(inputs.case.dtype).eps
+    agrees = (grad - true_grad).abs() <= tolerance * (true_grad.abs() + true_grad.abs().max())  # NaN does not
+    channels = 1 - agrees.flatten(2).all(dim=2).double().mean().item()
+    if not torch.allclose(value.double(), true_value, rtol=tolerance):
+        return Mistake(f"its loss is {value.item():.6g}, that of the oracle {true_value.item():.6g}", channels)
+    if channels > 1e-3:
+        return Mistake(f"its gradient differs from the oracle's in {channels:.2%} of the channels", channels)
+    return None

@@ -1,0 +1,233 @@
+"""Time and memory of the loss against all others, on this machine: `python -m bench run`.
+
+Every provider computes loss and gradient of the same features, targets and mask. Whoever disagrees with the oracle is
+reported and not timed. The others take turns, so that whatever else the machine does hits all alike; ratios are taken
+turn by turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import re
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from reference.environment import environment, usable_cores
+
+from . import results
+from .cases import LAYOUTS, Case, name_of, real_cases, sweeps
+from .memory import peak_bytes
+from .providers import Inputs, Provider, mistake_of, oracle, providers
+from .results import Result
+from .timing import MODES, Clock, call_of, clocks, copy_call, rotation
+
+LEAST_PASSES = {"forward": 1, "backward": 2, "both": 3, "copy": 2}  # over the features, by whoever does nothing twice
+
+
+def quick_cases() -> list[Case]:
+    """A few that differ in everything."""
+    cases = real_cases(16)
+    scratch = cases["CUB, from scratch, 3 channels a class, 224 pixels"]
+    resnet = cases["CUB, ResNet50, 448 pixels"]
+    small = cases["CUB, VGG16 or ResNet18, 224 pixels"]
+    flowers = cases["Flowers, ResNet50, 448 pixels"]
+    chosen = [scratch, small, resnet, flowers]
+    return chosen + [replace(case, dtype=torch.bfloat16, layout="channels_last") for case in chosen]
+
+
+def all_cases() -> list[Case]:
+    """All real ones, as float32 and as mixed precision has them, and those of CUB in every dtype and layout."""
+    cases = []
+    for name, case in real_cases().items():
+        for dtype in (torch.float32, torch.bfloat16):
+            for layout in LAYOUTS:
+                if name.startswith("CUB") or (dtype == torch.float32) == (layout == "contiguous"):
+                    cases.append(replace(case, dtype=dtype, layout=layout))
+    return cases
+
+
+def measure(
+    case: Case,
+    everyone: Sequence[Provider],
+    device: torch.device,
+    turns: int,
+    modes: Sequence[str] = MODES,
+    warm_up: int = 2,
+) -> list[Result]:
+    """All results of one case; who is wrong, or cannot take part, is printed.
+
+    Args:
+        case: the features.
+        everyone: the first who is right is what the others' ratios are to.
+        device: where they compute.
+        turns: measurements of each.
+        modes: of `MODES`.
+        warm_up: calls before the first that counts.
+    """
+    inputs = [Inputs.of(case, device)]
+    truths = {masks: oracle(inputs[0], masks) for masks in {provider.masks for provider in everyone}}
+    inputs += [Inputs.of(case, device, seed) for seed in range(1, rotation(case, device))]
+    rows: list[Result] = []
+    timed: dict[tuple[str, str, str], Clock] = {}  # by provider, mode and metric
+    torch.compiler.reset()  # each shape is compiled by itself, as in training
+    for provider in everyone:
+        if not provider.ragged and not case.groups.is_uniform:
+            print(f"  {provider.name} takes classes of equal size only")
+            continue
+        if mistake := mistake_of(provider, inputs[0], truths[provider.masks]):
+            print(f"  {provider.name} disagrees with the oracle and is not timed: {mistake.text}")
+            rows.append(_row(provider.name, case, "both", "wrong", [mistake.channels], device))
+            continue
+        for mode in modes:
+            for metric, clock in clocks(call_of(provider.loss, mode), inputs, device, warm_up, provider.name).items():
+                timed[provider.name, mode, metric] = clock
+    for metric, clock in clocks(copy_call(), inputs, device, warm_up, "copy").items():
+        timed["copy", "copy", metric] = clock
+    seconds: dict[tuple[str, str, str], list[float]] = {key: [] for key in timed}
+    for turn in range(turns):
+        for key, clock in timed.items():
+            seconds[key].append(clock(turn))
+
+    best = next((name for name, *_ in timed if name != "copy"), None)
+    for (name, mode, metric), times in seconds.items():
+        rows.append(_row(name, case, mode, metric, [1e3 * time for time in times], device))
+        if metric == ("kernel" if device.type == "cuda" else "wall"):
+            moved = LEAST_PASSES[mode] * case.nbytes
+            rows.append(_row(name, case, mode, "bandwidth", [moved / time / 1e9 for time in times], device))
+        if metric == "wall" and best is not None and name not in (best, "copy"):
+            ratios = [time / ours for time, ours in zip(times, seconds[best, mode, metric], strict=True)]
+            rows.append(_row(name, case, mode, "ratio", ratios, device))
+    for provider in everyone:
+        for mode in ("forward", "both"):
+            if (provider.name, mode, "wall") in timed:
+                call = call_of(provider.loss, mode)
+                peak = peak_bytes(lambda: call.run(inputs[0]), device)  # noqa: B023, called at once
+                rows.append(_row(provider.name, case, mode, "peak", [peak], device))
+    return rows
+
+
+def _row(name: str, case: Case, mode: str, metric: str, samples: list[float], device: torch.device) -> Result:
+    low, _, high = statistics.quantiles(samples, n=4, method="inclusive") if len(samples) > 1 else 3 * samples
+    return Result(
+        name,
+        case.shape,
+        case.dtype_name,
+        case.layout,
+        mode,
+        metric,
+        statistics.median(samples),
+        low,
+        high,
+        len(samples),
+        "measured",
+        device_name(device),
+        results.versions(),
+        results.commit(),
+        results.today(),
+    )
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU, or the processor and how many threads compute on it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{environment()['cpu']}, {threads} thread{'s' * (threads > 1)}"
+
+
+def table(rows: Iterable[Result]) -> list[str]:
+    """Lines of text: a provider and mode each, with its median times, quartiles, ratio to ours, and memory."""
+    by_call: dict[tuple[str, str], dict[str, Result]] = {}
+    for row in rows:
+        by_call.setdefault((row.provider, row.mode), {})[row.metric] = row
+    lines = []
+    for (provider, mode), of in by_call.items():
+        line = f"  {provider:22}{mode:9}"
+        for metric in ("kernel", "operator", "wall"):
+            if metric in of:
+                line += f"{metric:>10} {of[metric].value:8.3f} ms ({of[metric].low:.3f} to {of[metric].high:.3f})"
+        if "bandwidth" in of:
+            line += f"{of['bandwidth'].value:9.1f} GB/s"
+        if "ratio" in of:
+            line += f"{of['ratio'].value:8.2f} x ours ({of['ratio'].low:.2f} to {of['ratio'].high:.2f})"
+        if "peak" in of:
+            line += f"{of['peak'].value / 2**20:9.1f} MiB"
+        if "wall" in of:
+            lines.append(line)
+    return lines
+
+
+def provider_from(text: str) -> Provider:
+    """A provider of one's own, from "module:function"."""
+    module, _, function = text.partition(":")
+    try:
+        return Provider(text, getattr(importlib.import_module(module), function))
+    except (ImportError, AttributeError, ValueError) as error:
+        raise argparse.ArgumentTypeError(
+            f"must be module:function, (features, targets, mask, groups) -> loss, importable from here; got {text!r} "
+            f"({error})."
+        ) from error
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--full", action="store_true", help="all real shapes, dtypes and layouts instead of a few")
+    parser.add_argument("--cases", nargs="+", default=[""], help="only cases whose line contains one of these")
+    parser.add_argument("--no-sweeps", action="store_true", help="leave out how the time grows with each dimension")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES), help="default: all of them")
+    parser.add_argument("--turns", type=int, help="measurements of each (default: 7 on a CPU, 50 on a GPU)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--threads", type=int, nargs="+", default=[usable_cores()], help="on a CPU (default: as many as cores)"
+    )
+    parser.add_argument(
+        "--compiled", action="store_true", help="with torch.compile of each on a CPU too, which takes its time"
+    )
+    parser.add_argument(
+        "--provider",
+        type=provider_from,
+        action="append",
+        default=[],
+        metavar="MODULE:FUNCTION",
+        help="one of your own: (features, targets, mask, groups) -> 1.5·L_dis + 20·(1 − mean h/ξ); may be repeated",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs/bench"),
+        help="folder of the results, a file for each device; newer results replace older ones (default: runs/bench)",
+    )
+
+
+def main(arguments: argparse.Namespace) -> None:
+    device = torch.device(arguments.device)
+    is_gpu = device.type == "cuda"
+    turns = arguments.turns or (50 if is_gpu else 7)
+    for threads in [torch.get_num_threads()] if is_gpu else arguments.threads:
+        torch.set_num_threads(threads)
+        print(f"{device_name(device)}; {results.versions()}; commit {results.commit()}")
+        if not is_gpu:
+            left_out = (
+                "the Triton kernels"
+                if arguments.compiled
+                else "the Triton kernels and (without --compiled) torch.compile"
+            )
+            print(f"on a CPU {left_out} are left out")
+        print(f"medians (and quartiles) of {turns} turns; memory is the most held at a time, beside the features")
+        everyone = providers(device, compiled=is_gpu or arguments.compiled, own=tuple(arguments.provider))
+        path = arguments.output / f"{re.sub(r'[^a-z0-9]+', '-', device_name(device).lower())}.csv"
+        cases = [(case, arguments.modes) for case in (all_cases() if arguments.full else quick_cases())]
+        if not arguments.no_sweeps:
+            cases += [(case, ["both"]) for sweep in sweeps().values() for case in sweep.values()]
+        for case, modes in cases:
+            line = f"{name_of(case.shape)}: {case}"
+            if any(part in line for part in arguments.cases):
+                print(line, flush=True)
+                rows = measure(case, everyone, device, turns, modes, warm_up=10 if is_gpu else 2)
+                print(*table(rows), sep="\n", flush=True)
+                results.update(path, rows)
+        print(f"results are in {path}; python -m bench plot --results {path.parent} --output {path.parent} draws them")

@@ -1,0 +1,153 @@
+"""How long a call takes: on the host's clock, and on a GPU also between events and replayed from a CUDA graph."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .cases import Case
+from .providers import Inputs, Loss
+
+MODES = ("forward", "backward", "both")
+
+Clock = Callable[[int], float]
+"""The seconds that the call takes in a turn, 0, 1, 2 ..."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """What is timed, and what has to be done before, each time.
+
+    Attributes:
+        run: the call.
+        prepare: makes what the call is given from one of the rotated inputs; None where it is given the inputs.
+    """
+
+    run: Callable[[Any], object]
+    prepare: Callable[[Inputs], Any] | None = None
+
+    def prepared(self, inputs: Inputs) -> Any:
+        """What the call is given."""
+        return inputs if self.prepare is None else self.prepare(inputs)
+
+
+def call_of(loss: Loss, mode: str) -> Call:
+    """Forward, backward alone, or both, of a loss."""
+    if mode == "forward":
+        return Call(lambda inputs: inputs.forward(loss))
+    if mode == "backward":
+        return Call(lambda forward: torch.autograd.grad(*forward), prepare=lambda inputs: inputs.forward(loss))
+    return Call(lambda inputs: inputs.step(loss))
+
+
+def copy_call() -> Call:
+    """A copy of the features into memory that is there: what the device can do."""
+    return Call(
+        lambda pair: pair[0].copy_(pair[1]), lambda inputs: (torch.empty_like(inputs.features), inputs.features)
+    )
+
+
+def rotation(case: Case, device: torch.device) -> int:
+    """How many inputs must take turns so that a GPU's second-level cache never holds the next one; 1 on a CPU.
+
+    A CPU's caches hold what the network's last layer has just written, in training too.
+    """
+    if device.type != "cuda":
+        return 1
+    cache = torch.cuda.get_device_properties(device).L2_cache_size
+    return 1 + math.ceil(2 * cache / case.nbytes)
+
+
+def clocks(call: Call, inputs: Sequence[Inputs], device: torch.device, warm_up: int, name: str) -> dict[str, Clock]:
+    """The ways to time a call, by metric: "wall", and on a GPU "operator" and "kernel".
+
+    Args:
+        call: what is timed; it is warmed up. One that waits for the device, which no CUDA graph can capture, has no
+            "kernel".
+        inputs: those that take turns, on the device.
+        device: on which everything is.
+        warm_up: calls before.
+        name: of the call, for what is printed.
+    """
+    for turn in range(warm_up):
+        call.run(call.prepared(inputs[turn % len(inputs)]))
+    if device.type != "cuda":
+        return {"wall": _wall(call, inputs, _nothing)}
+    found = {"wall": _wall(call, inputs, torch.cuda.synchronize), "operator": _between_events(call, inputs)}
+    try:
+        found["kernel"] = _replayed(call, inputs)
+    except RuntimeError as error:
+        print(f"  {name} cannot be captured in a CUDA graph: {str(error).splitlines()[0]}")
+    return found
+
+
+def _nothing() -> None:
+    pass
+
+
+def _wall(call: Call, inputs: Sequence[Inputs], wait: Callable[[], None]) -> Clock:
+    """From the call until the device is done."""
+
+    def seconds(turn: int) -> float:
+        prepared = call.prepared(inputs[turn % len(inputs)])
+        wait()
+        start = time.perf_counter()
+        result = call.run(prepared)  # kept: freeing the memory of the result is not part of the call
+        wait()
+        end = time.perf_counter()
+        del result
+        return end - start
+
+    return seconds
+
+
+def _between_events(call: Call, inputs: Sequence[Inputs]) -> Clock:
+    """On the GPU's clock, from before the first kernel to after the last one, gaps included."""
+
+    def seconds(turn: int) -> float:
+        prepared = call.prepared(inputs[turn % len(inputs)])
+        torch.cuda.synchronize()
+        return _seconds_between_events(lambda: call.run(prepared))
+
+    return seconds
+
+
+def _replayed(call: Call, inputs: Sequence[Inputs]) -> Clock:
+    """On the GPU's clock, one call's part of a CUDA graph that makes the call for all rotated inputs in a row."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        call.run(call.prepared(inputs[0]))
+    torch.cuda.current_stream().wait_stream(stream)
+    # What is prepared is captured as well: it lies in memory that belongs to the graphs, and the call may use it up.
+    before, graph, memory = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+    prepared: Sequence[Any] = inputs
+    if call.prepare is not None:
+        with torch.cuda.graph(before, pool=memory, stream=stream):  # backward runs on the stream that forward ran on
+            prepared = [call.prepare(each) for each in inputs]
+    with torch.cuda.graph(graph, pool=memory, stream=stream):
+        for each in prepared:
+            call.run(each)
+
+    def seconds(turn: int) -> float:
+        if call.prepare is not None:
+            before.replay()
+        torch.cuda.synchronize()
+        return _seconds_between_events(graph.replay) / len(inputs)
+
+    return seconds
+
+
+def _seconds_between_events(run: Callable[[], object]) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    result = run()
+    end.record()
+    torch.cuda.synchronize()
+    del result
+    return start.elapsed_time(end) / 1e3

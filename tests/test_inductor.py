@@ -1,0 +1,94 @@
+"""What Inductor would launch on a GPU, and the bytes that it counts, against what can be worked out by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from importlib.util import find_spec
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench.cases import Case
+from bench.compiled import workers
+from bench.inductor import compiled_step, generated, graphs
+from bench.launches import Launch, Step
+from bench.providers import official, ours_triton, plain
+from mcl_triton import ChannelGroups
+
+pytestmark = [
+    pytest.mark.skipif(find_spec("triton") is None, reason="Inductor generates Triton's language"),
+    pytest.mark.skipif(torch.__version__ < "2.9", reason="reaches into Inductor, as it is since PyTorch 2.9"),
+]
+
+CASE = Case(4, ChannelGroups.uniform(20, 3), 14)
+SIZES = {"uniform": CASE.groups, "two sizes": ChannelGroups.split(50, 20)}
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[ProcessPoolExecutor]:
+    """Processes in which TRITON_INTERPRET is not set."""
+    with workers() as pool:
+        yield pool
+
+
+def scaled(x: Tensor) -> Tensor:
+    return x * 2 + 1
+
+
+def in_two_layouts(x: Tensor) -> Tensor:
+    return (x.t().contiguous() + 1).sum(dim=0)
+
+
+def square(x: Tensor) -> Tensor:
+    return (x * x).sum(dim=1).sum()
+
+
+def of_graphs(function, shape, requires_grad=False) -> list[list[Launch]]:
+    return [generated(graph) for graph in graphs(function, torch.empty(shape, requires_grad=requires_grad))]
+
+
+def nbytes(launches: list[Launch]) -> int:
+    return sum(launch.nbytes for launch in launches)
+
+
+def test_an_elementwise_function_is_one_kernel(pool: ProcessPoolExecutor) -> None:
+    """It reads and writes 64 · 100 numbers."""
+    ((launch,),) = pool.submit(of_graphs, scaled, (64, 100)).result()
+    assert launch.nbytes == 2 * 4 * 64 * 100
+
+
+def test_what_is_fused_is_counted_once(pool: ProcessPoolExecutor) -> None:
+    """Transposing, adding and summing is one kernel, which reads all and writes a number for each row."""
+    ((launch,),) = pool.submit(of_graphs, in_two_layouts, (64, 100)).result()
+    assert launch.nbytes == 4 * (64 * 100 + 64)
+
+
+def test_forward_and_backward(pool: ProcessPoolExecutor) -> None:
+    """Backward reads the argument and one number, and writes the gradient."""
+    forward, backward = pool.submit(of_graphs, square, (64, 4000), requires_grad=True).result()
+    assert nbytes(forward) >= 4 * 64 * 4000
+    assert nbytes(backward) == 4 * (2 * 64 * 4000 + 1)
+    assert len(backward) == 1
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("kind", SIZES)
+def test_ours(pool: ProcessPoolExecutor, kind: str, layout: str) -> None:
+    """One kernel of ours each way, and the numbers around it; F is read twice, and its gradient written."""
+    case = Case(4, SIZES[kind], 14, layout=layout)
+    step: Step = pool.submit(compiled_step, ours_triton, case).result()
+    assert [launch.name for launch in step.forward].count("channel_pool") == 1
+    assert [launch.name for launch in step.backward].count("channel_pool_backward") == 1
+    assert step.total <= 7
+    assert 3 <= (nbytes(step.forward) + nbytes(step.backward)) / case.nbytes <= 3.1
+
+
+@pytest.mark.parametrize("loss", [official, plain])
+def test_formulas_take_more_of_both(pool: ProcessPoolExecutor, loss) -> None:
+    ours, theirs = (pool.submit(compiled_step, which, CASE) for which in (ours_triton, loss))
+    assert theirs.result().total > ours.result().total
+    # The maximum over a class's channels has to be taken from F in forward, and dF written after zeros in backward.
+    assert nbytes(theirs.result().forward) > CASE.nbytes
+    assert nbytes(theirs.result().backward) > 4 * CASE.nbytes

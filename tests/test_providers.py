@@ -1,0 +1,146 @@
+"""Whoever computes another loss or another gradient than the oracle is caught before being timed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench.cases import Case, name_of, real_cases, sweeps
+from bench.providers import Inputs, Loss, Provider, mistake_of, oracle, plain, providers
+from mcl_triton import ChannelGroups
+
+CPU = torch.device("cpu")
+UNIFORM, RAGGED = ChannelGroups.uniform(6, 3), ChannelGroups.split(20, 6)
+EVERYONE = [one for one in providers(CPU, compiled=False) if one.name != "Holocron"]
+
+
+def small(groups: ChannelGroups = UNIFORM, dtype: torch.dtype = torch.float32, layout: str = "contiguous") -> Inputs:
+    return Inputs.of(Case(4, groups, 5, dtype, layout))
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("groups", [UNIFORM, RAGGED], ids=["uniform", "ragged"])
+@pytest.mark.parametrize("provider", EVERYONE, ids=lambda provider: provider.name)
+def test_everyone_agrees_with_the_oracle(
+    provider: Provider, groups: ChannelGroups, dtype: torch.dtype, layout: str
+) -> None:
+    inputs = small(groups, dtype, layout)
+    assert mistake_of(provider, inputs, oracle(inputs)) is None
+
+
+def scaled(features: Tensor, targets: Tensor, mask: Tensor, groups: ChannelGroups) -> Tensor:
+    return plain(features, targets, mask, groups) * 1.001
+
+
+def without_mask(features: Tensor, targets: Tensor, mask: Tensor, groups: ChannelGroups) -> Tensor:
+    return plain(features, targets, torch.ones_like(mask), groups)
+
+
+def tampered(change: Callable[[Tensor], Tensor]) -> Loss:
+    """The right loss, and a gradient that was changed."""
+
+    def loss(features: Tensor, targets: Tensor, mask: Tensor, groups: ChannelGroups) -> Tensor:
+        copy = features * 1
+        copy.register_hook(change)
+        return plain(copy, targets, mask, groups)
+
+    return loss
+
+
+def one_channel_off(grad: Tensor) -> Tensor:
+    grad = grad.clone()
+    grad[0, 1] *= 1.01
+    return grad
+
+
+def not_a_number(grad: Tensor) -> Tensor:
+    return torch.full_like(grad, torch.nan)
+
+
+def raising(features: Tensor, targets: Tensor, mask: Tensor, groups: ChannelGroups) -> Tensor:
+    raise RuntimeError("out of luck")
+
+
+@pytest.mark.parametrize(
+    ("loss", "text", "channels"),
+    [
+        (scaled, r"its loss is \S+, that of the oracle", 1.0),
+        (without_mask, r"its loss is \S+, that of the oracle", None),
+        (tampered(lambda grad: grad.flip(0)), "gradient differs from the oracle's in", 1.0),
+        (tampered(one_channel_off), r"gradient differs from the oracle's in 1\.39% of", 1 / 72),
+        (tampered(not_a_number), r"in 100\.00% of the channels", 1.0),
+        (raising, "RuntimeError: out of luck", 1.0),
+    ],
+)
+def test_who_is_wrong_is_caught(loss: Loss, text: str, channels: float | None) -> None:
+    inputs = small()
+    mistake = mistake_of(Provider("wrong", loss), inputs, oracle(inputs))
+    assert mistake is not None
+    assert pytest.approx(mistake.channels) == channels or channels is None
+    assert re.search(text, mistake.text), mistake.text
+
+
+def test_who_takes_no_mask_is_compared_with_the_loss_without_one() -> None:
+    inputs = small()
+    unmasked = Provider("unmasked", without_mask, masks=False)
+    assert mistake_of(unmasked, inputs, oracle(inputs, masks=False)) is None
+    assert mistake_of(unmasked, inputs, oracle(inputs)) is not None
+
+
+def test_compiled_providers_join_when_asked() -> None:
+    mine = Provider("mine", plain)
+    names = [one.name for one in providers(CPU, compiled=True, own=(mine,)) if one.name != "Holocron"]
+    eager = ["ours, eager", "official", "plain", "mine"]
+    assert names == eager + [f"{name}, compiled" for name in eager]
+
+
+def test_the_kernels_join_and_come_first_on_a_gpu() -> None:
+    names = [one.name for one in providers(torch.device("cuda"), compiled=True)]
+    assert names[0] == "ours, Triton"
+    assert "ours, Triton, compiled" in names
+
+
+# The groups as the paper's table has them, and the maps of the usual input sizes.
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("CUB, from scratch, 3 channels a class, 224 pixels", "32x600x14x14 (200x3)"),
+        ("CUB, ResNet50, 448 pixels", "32x2048x14x14 (152x10 + 48x11)"),
+        ("CUB, VGG16 or ResNet18, 224 pixels", "32x512x7x7 (88x2 + 112x3)"),
+        ("Aircraft, VGG16 or ResNet18, 448 pixels", "32x512x14x14 (88x5 + 12x6)"),
+        ("Cars, ResNet50, 224 pixels", "32x2048x7x7 (108x10 + 88x11)"),
+        ("Cars, from scratch, 3 channels a class, 224 pixels", "32x588x14x14 (196x3)"),
+        ("Flowers, ResNet50, 448 pixels", "32x2048x14x14 (94x20 + 8x21)"),
+    ],
+)
+def test_real_shapes(name: str, shape: str) -> None:
+    assert real_cases()[name].shape == shape
+    assert name_of(shape) == name
+    assert name_of(shape.replace("32x", "7x", 1)) == name
+
+
+def test_a_shape_without_a_name_is_called_by_itself() -> None:
+    assert name_of("32x5x7x7 (5x1)") == "32x5x7x7 (5x1)"
+
+
+def test_sweeps_change_one_dimension_by_a_factor_of_64_or_more() -> None:
+    for sizes in sweeps().values():
+        smallest, largest = sizes[min(sizes)], sizes[max(sizes)]
+        assert largest.nbytes == smallest.nbytes * max(sizes) // min(sizes) >= 64 * smallest.nbytes
+    assert max(sweeps()["classes, C"]) == 10_000
+
+
+def test_features_are_what_the_case_says() -> None:
+    case = Case(4, RAGGED, 5, torch.bfloat16, "channels_last")
+    features = case.features()
+    assert (features.shape, features.dtype, features.nbytes) == ((4, 20, 5, 5), torch.bfloat16, case.nbytes)
+    assert features.is_contiguous(memory_format=torch.channels_last)
+    assert not features.is_contiguous()
+    assert torch.equal(features, replace(case, layout="contiguous").features())
+    assert not torch.equal(features, case.features(seed=1))

@@ -1,0 +1,284 @@
+"""What `python -m bench run` writes down: who is right, in turns, with ratios taken turn by turn; on a GPU as well."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench import __main__ as bench
+from bench import results, run, timing
+from bench.cases import Case
+from bench.memory import peak_bytes
+from bench.providers import Inputs, Provider, ours_eager, plain
+from bench.results import Result
+from mcl_triton import ChannelGroups
+
+CPU = torch.device("cpu")
+CASE = Case(2, ChannelGroups.uniform(4, 3), 5)
+RAGGED = Case(2, ChannelGroups.split(14, 4), 5, torch.bfloat16, "channels_last")
+
+
+def doubled(features: Tensor, targets: Tensor, mask: Tensor, groups: ChannelGroups) -> Tensor:
+    """A wrong loss, for the command line too."""
+    return 2 * plain(features, targets, mask, groups)
+
+
+@pytest.fixture(autouse=True)
+def few_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "quick_cases", lambda: [CASE, RAGGED])
+    monkeypatch.setattr(run, "sweeps", lambda: {"samples, B": {1: Case(1, CASE.groups, 5)}})
+
+
+def rows_of(rows: list[Result], **wanted: str) -> list[Result]:
+    return [row for row in rows if all(getattr(row, name) == value for name, value in wanted.items())]
+
+
+def test_the_command_writes_and_prints_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    threads = torch.get_num_threads()
+    bench.main(["run", "--device", "cpu", "--threads", str(threads), "--turns", "3", "--output", str(tmp_path)])
+    (path,) = tmp_path.glob("*.csv")
+    rows = [row for row in results.read(path) if row.provider != "Holocron"]
+    assert {row.provider for row in rows} == {"ours, eager", "official", "plain", "copy"}
+    assert {row.shape for row in rows} == {CASE.shape, RAGGED.shape, "1x12x5x5 (4x3)"}
+    for case in (CASE, RAGGED):
+        for provider in ("ours, eager", "official", "plain"):
+            of = rows_of(rows, shape=case.shape, dtype=case.dtype_name, layout=case.layout, provider=provider)
+            ratios = {("ratio", mode) for mode in timing.MODES if provider != "ours, eager"}
+            timed = {(metric, mode) for metric in ("wall", "bandwidth") for mode in timing.MODES}
+            assert {(row.metric, row.mode) for row in of} == timed | ratios | {("peak", "forward"), ("peak", "both")}
+            assert all(row.value > 0 for row in of)
+            assert all(row.samples == (1 if row.metric == "peak" else 3) for row in of)
+            assert {row.source for row in of} == {"measured"}
+    assert {row.mode for row in rows_of(rows, shape="1x12x5x5 (4x3)")} == {"both", "copy"}
+    printed = capsys.readouterr().out
+    assert "on a CPU the Triton kernels and (without --compiled) torch.compile are left out" in printed
+    assert re.search(
+        r"official +both +wall +\d+\.\d+ ms \(\d+\.\d+ to \d+\.\d+\) +\d+\.\d GB/s +\d+\.\d\d x ours", printed
+    )
+
+
+def test_a_wrong_provider_is_reported_and_not_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = f"{__name__}:doubled"
+    bench.main(["run", "--device", "cpu", "--turns", "2", "--provider", own, "--output", str(tmp_path)])
+    rows = rows_of(results.read_all(tmp_path), provider=own)
+    assert {row.metric for row in rows} == {"wrong"}
+    assert len(rows) == 3  # cases
+    assert f"{own} disagrees with the oracle and is not timed: its loss is" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["nowhere:loss", "bench.providers:nothing", "bench", ":"])
+def test_a_provider_that_is_not_there_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        bench.main(["run", "--provider", text])
+    assert "must be module:function" in capsys.readouterr().err
+
+
+def test_who_needs_equal_groups_sits_out_ragged_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    equal = Provider("equal", plain, ragged=False)
+    for case, is_there in ((CASE, True), (RAGGED, False)):
+        rows = run.measure(case, [Provider("ours", ours_eager), equal], CPU, turns=1, modes=["both"])
+        assert bool(rows_of(rows, provider="equal")) == is_there
+    assert "equal takes classes of equal size only" in capsys.readouterr().out
+
+
+def test_ratios_are_taken_turn_by_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The machine gets slower from turn to turn, and stalls in one: the ratio of both in the same turn does not change.
+    slowness = [1.0, 2.0, 400.0, 8.0]
+    order = []
+
+    def clocks(call: Any, inputs: Any, device: Any, warm_up: int, name: str) -> dict[str, timing.Clock]:
+        def seconds(turn: int) -> float:
+            order.append(name)
+            return slowness[turn] * {"ours": 0.001, "theirs": 0.003, "copy": 1.0}[name]
+
+        return {"wall": seconds}
+
+    monkeypatch.setattr(run, "clocks", clocks)
+    everyone = [Provider("ours", ours_eager), Provider("theirs", plain)]
+    rows = run.measure(CASE, everyone, CPU, turns=4, modes=["both"])
+    (ratio,) = rows_of(rows, metric="ratio")
+    assert (ratio.provider, ratio.samples) == ("theirs", 4)
+    assert [ratio.low, ratio.value, ratio.high] == pytest.approx([3, 3, 3])
+    (wall,) = rows_of(rows, provider="ours", metric="wall")
+    assert [wall.low, wall.value, wall.high] == pytest.approx([1.75, 5.0, 106.0])  # ms, of 1, 2, 400, 8
+    (bandwidth,) = rows_of(rows, provider="ours", metric="bandwidth")
+    assert bandwidth.value == pytest.approx(3 * CASE.nbytes * (1000 / 2 + 1000 / 8) / 2 / 1e9)
+    assert order == ["ours", "theirs", "copy"] * 4
+
+
+def test_backward_is_timed_without_forward() -> None:
+    happened = []
+
+    def loss(features: Tensor, targets: Tensor, mask: Tensor, groups: ChannelGroups) -> Tensor:
+        happened.append("forward")
+        features.register_hook(lambda grad: happened.append("backward"))
+        return (features * 1).sum()
+
+    calls = {mode: timing.call_of(loss, mode) for mode in timing.MODES}
+    inputs = Inputs.of(CASE)
+    for mode, during in (("forward", ["forward"]), ("backward", ["backward"]), ("both", ["forward", "backward"])):
+        prepared = calls[mode].prepared(inputs)
+        happened.clear()
+        calls[mode].run(prepared)
+        assert happened == during
+
+
+def test_the_peak_counts_memory_that_is_freed_again() -> None:
+    assert 8000 <= peak_bytes(lambda: torch.ones(1000) + torch.ones(1000).exp().sum()) <= 16000
+
+
+@dataclass
+class FakeGpu:
+    """`torch.cuda` with a clock of its own: a call costs a second, replayed a tenth of one, an event nothing.
+
+    What a graph captures happens once, when it is captured, and again whenever it is replayed.
+    """
+
+    log: list[str] = field(default_factory=list)
+    now: float = 0.0
+    capturing: Any = None
+    fails_to_capture: bool = False
+
+    def call(self, name: str) -> None:
+        if self.capturing is None:
+            self.now += 1.0
+            self.log.append(name)
+        elif self.fails_to_capture:
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+        else:
+            self.capturing.names.append(name)
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        gpu = self
+
+        class Event:
+            def __init__(self, enable_timing: bool) -> None:
+                assert enable_timing
+
+            def record(self) -> None:
+                self.at = gpu.now
+
+            def elapsed_time(self, end: Event) -> float:
+                return 1e3 * (end.at - self.at)
+
+        class Graph:
+            def __init__(self) -> None:
+                self.names: list[str] = []
+
+            def replay(self) -> None:
+                gpu.now += 0.1 * len(self.names)
+                gpu.log += [f"replayed {name}" for name in self.names]
+
+        @contextmanager
+        def capture(graph: Graph, pool: str, stream: Any) -> Iterator[None]:
+            assert (pool, stream.name) == ("pool", "side")
+            gpu.capturing = graph
+            try:
+                yield
+            finally:
+                gpu.capturing = None
+
+        @contextmanager
+        def on_stream(stream: Any) -> Iterator[None]:
+            yield
+
+        def stream(name: str) -> Any:
+            return SimpleNamespace(name=name, wait_stream=lambda other: None)
+
+        for name, fake in {
+            "Event": Event,
+            "CUDAGraph": Graph,
+            "graph": capture,
+            "graph_pool_handle": lambda: "pool",
+            "Stream": lambda: stream("side"),
+            "current_stream": lambda: stream("main"),
+            "stream": on_stream,
+            "synchronize": lambda *device: gpu.log.append("wait"),
+            "get_device_properties": lambda device: SimpleNamespace(L2_cache_size=50 * 2**20),
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, fake)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
+    gpu = FakeGpu()
+    gpu.install(monkeypatch)
+    return gpu
+
+
+def test_on_a_gpu_kernels_operators_and_wall_time_are_told_apart(gpu: FakeGpu) -> None:
+    call = timing.Call(lambda prepared: gpu.call(f"run {prepared}"), lambda inputs: gpu.call("prepare") or inputs)
+    clocks = timing.clocks(call, ["a", "b", "c"], torch.device("cuda"), warm_up=2, name="it")  # type: ignore[list-item]
+    assert gpu.log[:4] == ["prepare", "run a", "prepare", "run b"]
+    gpu.log.clear()
+    assert clocks["operator"](4) == pytest.approx(1.0)
+    assert gpu.log == ["prepare", "wait", "run b", "wait"]  # inputs take turns
+    gpu.log.clear()
+    assert clocks["kernel"](0) == pytest.approx(0.1)  # of one call
+    assert gpu.log == ["replayed prepare"] * 3 + ["wait"] + [f"replayed run {it}" for it in "abc"] + ["wait"]
+    gpu.log.clear()
+    assert 0 < clocks["wall"](0) < 1
+    assert gpu.log == ["prepare", "wait", "run a", "wait"]
+
+
+def test_a_call_that_no_graph_can_capture_is_timed_all_the_same(
+    gpu: FakeGpu, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gpu.fails_to_capture = True
+    call = timing.Call(lambda inputs: gpu.call("run"))
+    clocks = timing.clocks(call, ["a"], torch.device("cuda"), warm_up=1, name="Theirs")  # type: ignore[list-item]
+    assert set(clocks) == {"wall", "operator"}
+    printed = capsys.readouterr().out
+    assert printed == "  Theirs cannot be captured in a CUDA graph: operation not permitted when stream is capturing\n"
+
+
+def test_rotated_inputs_are_more_than_twice_the_cache(gpu: FakeGpu) -> None:
+    cuda = torch.device("cuda")
+    for case in (CASE, Case(32, ChannelGroups.split(2048, 200), 14)):
+        others = (timing.rotation(case, cuda) - 1) * case.nbytes
+        assert 100 * 2**20 <= others < 100 * 2**20 + case.nbytes
+    assert timing.rotation(CASE, CPU) == 1
+
+
+def test_on_a_gpu_bandwidth_is_of_the_kernels(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs_of = Inputs.of
+    monkeypatch.setattr(run.Inputs, "of", lambda case, device, seed=0: inputs_of(case, CPU, seed))
+    monkeypatch.setattr(run, "peak_bytes", lambda call, device: 7)
+    monkeypatch.setattr(run, "rotation", lambda case, device: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some GPU")
+    monkeypatch.setattr(run, "copy_call", lambda: timing.Call(lambda inputs: gpu.call("copy")))
+
+    def theirs(*arguments: Any) -> Tensor:
+        gpu.call("theirs")
+        return plain(*arguments)
+
+    rows = run.measure(CASE, [Provider("theirs", theirs)], torch.device("cuda"), turns=2, modes=["both"])
+    assert {row.device for row in rows} == {"Some GPU"}
+    both = {row.metric: row for row in rows_of(rows, provider="theirs", mode="both")}
+    assert set(both) == {"wall", "operator", "kernel", "bandwidth", "peak"}
+    assert [both[metric].value for metric in ("operator", "kernel", "peak")] == pytest.approx([1000, 100, 7])
+    assert both["bandwidth"].value == pytest.approx(3 * CASE.nbytes / 0.1 / 1e9)
+    copy = {row.metric: row for row in rows_of(rows, provider="copy")}
+    assert copy["bandwidth"].value == pytest.approx(2 * CASE.nbytes / 0.1 / 1e9)
+
+
+def test_help_is_there_for_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--help"], *([command, "--help"] for command in bench.COMMANDS)):
+        with pytest.raises(SystemExit) as stopped:
+            bench.main(arguments)
+        assert stopped.value.code == 0
+        assert f"python -m bench {arguments[0]}" in capsys.readouterr().out or arguments == ["--help"]
+
+
+def test_a_cpu_is_named_with_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert run.device_name(CPU).endswith(", 1 thread")
