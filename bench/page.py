@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from . import results
 from .cases import name_of
+from .panels import VARIANTS
 from .results import Result
 
 ROOT = Path(__file__).parent.parent
@@ -62,6 +63,58 @@ def memory(rows: Rows) -> list[str]:
     return lines[:-1]
 
 
+def counted(rows: Rows) -> list[str]:
+    """Launches and bytes of a step for the shapes of CUB, by whom."""
+    here = [row for row in rows if row.metric in ("launches", "traffic") and row.mode == "both" and _is_shown(row)]
+    names = _distinct(row.provider for row in here)
+    lines = [f"| features | | {' | '.join(names)} |", "|---" * (2 + len(names)) + "|"]
+    for key in _distinct(map(_features, here)):
+        of = {
+            (row.provider, row.metric): row.value / (features_bytes(row) if row.metric == "traffic" else 1)
+            for row in here
+            if _features(row) == key
+        }
+        cells = [f"{of[name, 'launches']:.0f}, {of[name, 'traffic']:.2f}" for name in names]
+        lines.append(_line(_described(key), *cells))
+    return lines
+
+
+def roofline(rows: Rows) -> list[str]:
+    """Modelled microseconds of a step for the shapes of CUB, on each GPU."""
+    providers = ("ours, Triton", "plain, compiled", "plain", "official")
+    here = [row for row in rows if row.metric == "roofline" and row.provider in providers and _is_shown(row)]
+    gpus = _distinct(row.device for row in here)
+    lines = [f"µs of {'; '.join(providers)}:", ""]
+    lines += [f"| features | | {' | '.join(gpus)} |", "|---" * (2 + len(gpus)) + "|"]
+    for key in _distinct(map(_features, here)):
+        of = {(row.device, row.provider): 1e3 * row.value for row in here if _features(row) == key}
+        cells = ["; ".join(f"{of[gpu, name]:.0f}" for name in providers) for gpu in gpus]
+        lines.append(_line(_described(key), *cells))
+    return lines
+
+
+def compiled(rows: Rows) -> list[str]:
+    """What became of our kernels on each target, from the least to the most over all shapes."""
+    kernels = [row for row in rows if ": " in row.provider]
+    devices = _distinct(row.device for row in kernels)
+    lines = [
+        f"| kernel | {' | '.join(device.split()[0] for device in devices)} |",
+        "|---" * (1 + len(devices)) + "|",
+    ]
+    for kernel in sorted({row.provider for row in kernels}):
+        cells = []
+        for device in devices:
+            of = [row for row in kernels if (row.provider, row.device) == (kernel, device)]
+            cell = f"{_range(of, 'registers')} registers, {_range(of, 'stack')} bytes of stack"
+            if any(row.metric == "spills" for row in of):
+                cell += f", {_range(of, 'spills')} spills"
+            if any(row.metric == "occupancy" for row in of):
+                cell += f", occupancy {_range(of, 'occupancy', 100)} %"
+            cells.append(cell)
+        lines.append(_line(kernel.split(": ")[1], *cells))
+    return lines
+
+
 def features_bytes(row: Result) -> int:
     """|F|, the bytes of the features that a result is about."""
     batch, channels, height, width = map(int, row.shape.split()[0].split("x"))
@@ -70,8 +123,11 @@ def features_bytes(row: Result) -> int:
 
 TABLES = {
     "speed": speed,
-    "headline": lambda rows: speed(rows, lambda row: name_of(row.shape).startswith("CUB")),
+    "headline": lambda rows: speed([row for row in rows if not row.device.endswith(", 1 thread")], _is_shown),
     "memory": memory,
+    "counted": counted,
+    "roofline": roofline,
+    "compiled": compiled,
 }
 
 
@@ -95,6 +151,15 @@ def _described(features: tuple[str, str, str]) -> str:
 
 def _has_name(row: Result) -> bool:
     return name_of(row.shape) != row.shape
+
+
+def _is_shown(row: Result) -> bool:
+    return name_of(row.shape).startswith("CUB") and f"{row.dtype} {row.layout}" in VARIANTS
+
+
+def _range(rows: Rows, metric: str, factor: float = 1.0) -> str:
+    values = sorted({f"{factor * row.value:.0f}" for row in rows if row.metric == metric}, key=float)
+    return "–".join(dict.fromkeys((values[0], values[-1])))
 
 
 def _times(row: Result) -> str:

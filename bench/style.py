@@ -122,7 +122,7 @@ def page(
     below = [line for note in notes for line in textwrap.wrap(note, _LETTERS)]
     columns = 4 if len(keys) > 5 else max(len(keys), 1)
     legend = 0.2 * -(-len(keys) // columns)
-    head, foot = 0.35 + _LINE * len(above) + legend + 0.12, _LINE * len(below) + _MARGIN
+    head, foot = 0.35 + _LINE * len(above) + legend + 0.18, _LINE * len(below) + _MARGIN
     heights = [head, *(0.3 + height for height in sections.values()), foot]
     figure = Figure(figsize=(_WIDTH, sum(heights)), layout="constrained", facecolor="white")
     top, *parts, bottom = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]

@@ -85,6 +85,66 @@ def test_the_table_of_memory_is_in_units_of_the_features() -> None:
     assert page.memory(ROWS)[-1].endswith("channels_last | 1.25 | 3.50 |")
 
 
+F = 4 * 2048 * 196 * 2  # bytes of the features
+
+
+def static(provider: str, metric: str, value: float, device: str, **others: object) -> Result:
+    return row(provider, metric, value, **{"low": value, "high": value, "device": device, **others})  # type: ignore[arg-type]
+
+
+def test_the_table_of_counts() -> None:
+    counts = {"ours, Triton": (12, 3.05), "plain, compiled": (10, 13.0)}
+    rows = [
+        static(name, metric, value, "any GPU (counted)", source="counted", mode=mode)
+        for mode, times in (("both", 1), ("forward", 5))
+        for name, (launches, moved) in counts.items()
+        for metric, value in (("launches", launches * times), ("traffic", moved * F * times))
+    ]
+    elsewhere = [replace(one, shape="4x2048x14x14 (52x20 + 48x21)") for one in rows]  # Aircraft
+    assert page.counted([*rows, *elsewhere]) == [
+        "| features | | ours, Triton | plain, compiled |",
+        "|---|---|---|---|",
+        "| CUB, ResNet50, 448 pixels | 4×2048×14×14 (152×10 + 48×11) bfloat16 channels_last | 12, 3.05 | 10, 13.00 |",
+    ]
+
+
+def test_the_table_of_rooflines_is_in_microseconds() -> None:
+    providers = {
+        "ours, Triton": 0.05,
+        "plain": 0.18,
+        "official": 0.2,
+        "plain, compiled": 0.09,
+        "official, compiled": 0.1,
+    }
+    rows = [
+        static(name, "roofline", value * factor, device, source="modelled")
+        for device, factor in (("A100 (model)", 2), ("H100 (model)", 1))
+        for name, value in providers.items()
+    ]
+    lines = page.roofline(rows)
+    assert lines[0] == "µs of ours, Triton; plain, compiled; plain; official:"
+    assert lines[2] == "| features | | A100 (model) | H100 (model) |"
+    assert lines[4].endswith(" | 100; 180; 360; 400 | 50; 90; 180; 200 |")
+
+
+def test_the_table_of_what_was_compiled_is_from_the_least_to_the_most() -> None:
+    rows = [
+        static("ours, Triton: masks.mask", metric, value, device, source="compiled", layout=layout)
+        for layout, registers in (("contiguous", 40), ("channels_last", 64))
+        for device, facts in {
+            "sm_90 (compiled, not run)": {"registers": registers, "stack": 0, "occupancy": 20 / registers},
+            "gfx942 (compiled, not run)": {"registers": 30, "stack": 0, "spills": 0},
+        }.items()
+        for metric, value in facts.items()
+    ]
+    assert page.compiled(rows) == [
+        "| kernel | sm_90 | gfx942 |",
+        "|---|---|---|",
+        "| masks.mask | 40–64 registers, 0 bytes of stack, occupancy 31–50 % "
+        "| 30 registers, 0 bytes of stack, 0 spills |",
+    ]
+
+
 def test_a_page_keeps_everything_but_its_tables() -> None:
     text = "before\n<!-- table: memory -->\nold\n<!-- end -->\nbetween\n<!-- table: speed -->\n<!-- end -->\nafter\n"
     filled = page.fill(text, ROWS)
