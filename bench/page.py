@@ -63,6 +63,18 @@ def memory(rows: Rows) -> list[str]:
     return lines[:-1]
 
 
+def accuracy(rows: Rows) -> list[str]:
+    """How far the gradients for the shapes of CUB are from the oracle's, by whom, on the first device that has them."""
+    errors = [row for row in rows if row.metric == "error" and _is_shown(row)]
+    here = [row for row in errors if row.device == errors[0].device and not row.provider.endswith(", compiled")]
+    names = _distinct(row.provider for row in here)
+    lines = [f"| features | | {' | '.join(names)} |", "|---" * (2 + len(names)) + "|"]
+    for key in _distinct(map(_features, here)):
+        of = {row.provider: f"{row.value:.1e}" for row in here if _features(row) == key}
+        lines.append(_line(_described(key), *(of.get(name, "–") for name in names)))
+    return lines
+
+
 def counted(rows: Rows) -> list[str]:
     """Launches and bytes of a step for the shapes of CUB, by whom."""
     here = [row for row in rows if row.metric in ("launches", "traffic") and row.mode == "both" and _is_shown(row)]
@@ -125,6 +137,7 @@ TABLES = {
     "speed": speed,
     "headline": lambda rows: speed([row for row in rows if not row.device.endswith(", 1 thread")], _is_shown),
     "memory": memory,
+    "accuracy": accuracy,
     "counted": counted,
     "roofline": roofline,
     "compiled": compiled,

@@ -22,7 +22,8 @@ METRICS = {  # and their units
     "ratio": "times ours",  # the same time of the provider, divided by ours in the same turn
     "peak": "bytes",  # the most memory held at a time, beyond what was there before
     "bandwidth": "GB/s",  # the least bytes that have to be moved, by time
-    "wrong": "of the channels",  # whose gradient differs from the oracle's; such a provider is not timed
+    "error": "of the gradient",  # ‖dF − true dF‖ / ‖true dF‖, from the oracle in float64
+    "wrong": "of the gradient",  # likewise, of a provider who computes something else, and is not timed
     "traffic": "bytes",  # read from and written to a GPU's memory
     "launches": "kernels",
     "registers": "a thread",
@@ -99,7 +100,7 @@ def write(path: Path, results: Iterable[Result]) -> None:
 def _text(cell: str | float) -> str:
     if isinstance(cell, str):
         return cell
-    return str(int(cell)) if cell == int(cell) else f"{cell:.6g}"
+    return str(int(cell)) if float(cell).is_integer() else f"{cell:.6g}"
 
 
 def update(path: Path, results: Iterable[Result]) -> None:

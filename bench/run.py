@@ -22,7 +22,7 @@ from reference.environment import environment, usable_cores
 from . import results
 from .cases import LAYOUTS, Case, name_of, real_cases, sweeps
 from .memory import peak_bytes
-from .providers import Inputs, Provider, mistake_of, oracle, providers
+from .providers import Inputs, Provider, oracle, providers, verdict_on
 from .results import Result
 from .timing import MODES, Clock, call_of, clocks, copy_call, rotation
 
@@ -79,10 +79,12 @@ def measure(
         if not provider.ragged and not case.groups.is_uniform:
             print(f"  {provider.name} takes classes of equal size only")
             continue
-        if mistake := mistake_of(provider, inputs[0], truths[provider.masks]):
-            print(f"  {provider.name} disagrees with the oracle and is not timed: {mistake.text}")
-            rows.append(_row(provider.name, case, "both", "wrong", [mistake.channels], device))
+        verdict = verdict_on(provider, inputs[0], truths[provider.masks])
+        if verdict.mistake is not None:
+            print(f"  {provider.name} disagrees with the oracle and is not timed: {verdict.mistake}")
+            rows.append(_row(provider.name, case, "both", "wrong", [verdict.error], device))
             continue
+        rows.append(_row(provider.name, case, "both", "error", [verdict.error], device))
         for mode in modes:
             for metric, clock in clocks(call_of(provider.loss, mode), inputs, device, warm_up, provider.name).items():
                 timed[provider.name, mode, metric] = clock

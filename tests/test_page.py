@@ -85,6 +85,16 @@ def test_the_table_of_memory_is_in_units_of_the_features() -> None:
     assert page.memory(ROWS)[-1].endswith("channels_last | 1.25 | 3.50 |")
 
 
+def test_the_table_of_accuracy() -> None:
+    more = [row("ours, eager", "error", 0.00123), row("official", "error", 0.0456), row("plain", "wrong", 1.0)]
+    elsewhere = [replace(one, device="Z, 1 thread", provider="plain, compiled") for one in more]
+    assert page.accuracy([*ROWS, *more, *elsewhere]) == [
+        "| features | | ours, eager | official |",
+        "|---|---|---|---|",
+        "| CUB, ResNet50, 448 pixels | 4×2048×14×14 (152×10 + 48×11) bfloat16 channels_last | 1.2e-03 | 4.6e-02 |",
+    ]
+
+
 F = 4 * 2048 * 196 * 2  # bytes of the features
 
 

@@ -42,7 +42,12 @@ def test_a_row_has_the_documented_columns(tmp_path: Path) -> None:
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
-    rows = [ROW, replace(ROW, provider='say "ξ"', metric="peak", value=123456789, low=123456788, high=2**40, samples=1)]
+    infinite = replace(ROW, metric="wrong", value=math.inf, low=math.inf, high=math.inf)
+    rows = [
+        ROW,
+        infinite,
+        replace(ROW, provider='say "ξ"', metric="peak", value=123456789, low=123456788, high=2**40, samples=1),
+    ]
     results.write(tmp_path / "a.csv", rows)
     results.write(tmp_path / "b.csv", [replace(ROW, mode="forward")])
     assert results.read(tmp_path / "a.csv") == rows

@@ -54,9 +54,11 @@ def test_the_command_writes_and_prints_everything(tmp_path: Path, capsys: pytest
             of = rows_of(rows, shape=case.shape, dtype=case.dtype_name, layout=case.layout, provider=provider)
             ratios = {("ratio", mode) for mode in timing.MODES if provider != "ours, eager"}
             timed = {(metric, mode) for metric in ("wall", "bandwidth") for mode in timing.MODES}
-            assert {(row.metric, row.mode) for row in of} == timed | ratios | {("peak", "forward"), ("peak", "both")}
+            assert {(row.metric, row.mode) for row in of} == timed | ratios | {
+                *(("peak", "forward"), ("peak", "both"), ("error", "both")),
+            }
             assert all(row.value > 0 for row in of)
-            assert all(row.samples == (1 if row.metric == "peak" else 3) for row in of)
+            assert all(row.samples == (1 if row.metric in ("peak", "error") else 3) for row in of)
             assert {row.source for row in of} == {"measured"}
     assert {row.mode for row in rows_of(rows, shape="1x12x5x5 (4x3)")} == {"both", "copy"}
     printed = capsys.readouterr().out
@@ -264,7 +266,7 @@ def test_on_a_gpu_bandwidth_is_of_the_kernels(gpu: FakeGpu, monkeypatch: pytest.
     rows = run.measure(CASE, [Provider("theirs", theirs)], torch.device("cuda"), turns=2, modes=["both"])
     assert {row.device for row in rows} == {"Some GPU"}
     both = {row.metric: row for row in rows_of(rows, provider="theirs", mode="both")}
-    assert set(both) == {"wall", "operator", "kernel", "bandwidth", "peak"}
+    assert set(both) == {"wall", "operator", "kernel", "bandwidth", "peak", "error"}
     assert [both[metric].value for metric in ("operator", "kernel", "peak")] == pytest.approx([1000, 100, 7])
     assert both["bandwidth"].value == pytest.approx(3 * CASE.nbytes / 0.1 / 1e9)
     copy = {row.metric: row for row in rows_of(rows, provider="copy")}
