@@ -273,6 +273,18 @@ def test_on_a_gpu_bandwidth_is_of_the_kernels(gpu: FakeGpu, monkeypatch: pytest.
     assert copy["bandwidth"].value == pytest.approx(2 * CASE.nbytes / 0.1 / 1e9)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("case", [CASE, RAGGED], ids=["uniform", "ragged"])
+def test_on_a_real_gpu_everyone_is_timed_on_every_clock(case: Case) -> None:
+    cuda = torch.device("cuda")
+    everyone = [one for one in run.providers(cuda, compiled=False) if one.name != "Holocron"]
+    rows = run.measure(case, everyone, cuda, turns=2)
+    for provider in everyone:
+        for mode in timing.MODES:
+            metrics = {row.metric for row in rows_of(rows, provider=provider.name, mode=mode)}
+            assert metrics >= {"wall", "operator", "kernel", "bandwidth"}
+
+
 def test_help_is_there_for_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (["--help"], *([command, "--help"] for command in bench.COMMANDS)):
         with pytest.raises(SystemExit) as stopped:
