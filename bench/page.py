@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
 from . import results
-from .cases import name_of
+from .cases import name_of, real_cases
 from .panels import VARIANTS
 from .results import Result
 
@@ -27,7 +28,7 @@ def speed(rows: Rows, shapes: Callable[[Result], bool] = lambda row: True) -> li
     """For each measured device, our time of a step and how many times as long the others take."""
     lines = []
     measured = [row for row in rows if row.source == "measured" and row.mode == "both" and _has_name(row)]
-    for device in _distinct(row.device for row in measured):
+    for device in _devices(measured):
         here = [row for row in measured if row.device == device]
         ratios = [row for row in here if row.metric == "ratio" and shapes(row)]
         others = _distinct(row.provider for row in ratios)
@@ -39,7 +40,7 @@ def speed(rows: Rows, shapes: Callable[[Result], bool] = lambda row: True) -> li
             f"| features | | {ours[0]}, ms | {' | '.join(others)} |",
             "|---" * (3 + len(others)) + "|",
         ]
-        for key in _distinct(map(_features, ratios)):
+        for key in _in_order(ratios):
             of = {(row.provider, row.metric): row for row in here if _features(row) == key}
             cells = [f"{of[ours[0], 'wall'].value:.3g}"]
             cells += [_times(of[name, "ratio"]) if (name, "ratio") in of else "–" for name in others]
@@ -51,12 +52,12 @@ def speed(rows: Rows, shapes: Callable[[Result], bool] = lambda row: True) -> li
 def memory(rows: Rows) -> list[str]:
     """For each measured device, the most memory that a step holds, in units of the features' size."""
     lines = []
-    peaks = [row for row in rows if row.metric == "peak" and row.mode == "both" and _has_name(row)]
-    for device in _distinct(row.device for row in peaks):
+    peaks = [row for row in rows if row.metric == "peak" and row.mode == "both" and _is_shown(row)]
+    for device in _devices(peaks):
         here = [row for row in peaks if row.device == device]
         names = _distinct(row.provider for row in here)
         lines += [f"**{device}**:", "", f"| features | | {' | '.join(names)} |", "|---" * (2 + len(names)) + "|"]
-        for key in _distinct(map(_features, here)):
+        for key in _in_order(here):
             of = {row.provider: row.value / features_bytes(row) for row in here if _features(row) == key}
             lines.append(_line(_described(key), *(f"{of[name]:.2f}" if name in of else "–" for name in names)))
         lines.append("")
@@ -64,12 +65,12 @@ def memory(rows: Rows) -> list[str]:
 
 
 def accuracy(rows: Rows) -> list[str]:
-    """How far the gradients for the shapes of CUB are from the oracle's, by whom, on the first device that has them."""
+    """How far gradients are from the oracle's, by whom: the shapes of CUB, the device with the most results."""
     errors = [row for row in rows if row.metric == "error" and _is_shown(row)]
-    here = [row for row in errors if row.device == errors[0].device and not row.provider.endswith(", compiled")]
+    here = [row for row in errors if row.device in _devices(errors)[:1] and not row.provider.endswith(", compiled")]
     names = _distinct(row.provider for row in here)
     lines = [f"| features | | {' | '.join(names)} |", "|---" * (2 + len(names)) + "|"]
-    for key in _distinct(map(_features, here)):
+    for key in _in_order(here):
         of = {row.provider: f"{row.value:.1e}" for row in here if _features(row) == key}
         lines.append(_line(_described(key), *(of.get(name, "–") for name in names)))
     return lines
@@ -80,7 +81,7 @@ def counted(rows: Rows) -> list[str]:
     here = [row for row in rows if row.metric in ("launches", "traffic") and row.mode == "both" and _is_shown(row)]
     names = _distinct(row.provider for row in here)
     lines = [f"| features | | {' | '.join(names)} |", "|---" * (2 + len(names)) + "|"]
-    for key in _distinct(map(_features, here)):
+    for key in _in_order(here):
         of = {
             (row.provider, row.metric): row.value / (features_bytes(row) if row.metric == "traffic" else 1)
             for row in here
@@ -98,7 +99,7 @@ def roofline(rows: Rows) -> list[str]:
     gpus = _distinct(row.device for row in here)
     lines = [f"µs of {'; '.join(providers)}:", ""]
     lines += [f"| features | | {' | '.join(gpus)} |", "|---" * (2 + len(gpus)) + "|"]
-    for key in _distinct(map(_features, here)):
+    for key in _in_order(here):
         of = {(row.device, row.provider): 1e3 * row.value for row in here if _features(row) == key}
         cells = ["; ".join(f"{of[gpu, name]:.0f}" for name in providers) for gpu in gpus]
         lines.append(_line(_described(key), *cells))
@@ -155,6 +156,17 @@ def fill(text: str, rows: Rows) -> str:
 
 def _features(row: Result) -> tuple[str, str, str]:
     return row.shape, row.dtype, row.layout
+
+
+def _in_order(rows: Rows) -> list[tuple[str, str, str]]:
+    """The features that the rows are about, in the order of `real_cases`."""
+    names = list(real_cases())
+    return sorted(_distinct(map(_features, rows)), key=lambda features: names.index(name_of(features[0])))
+
+
+def _devices(rows: Rows) -> list[str]:
+    """The rows' devices, that with the most rows first."""
+    return [device for device, _ in Counter(row.device for row in rows).most_common()]
 
 
 def _described(features: tuple[str, str, str]) -> str:

@@ -149,7 +149,7 @@ def versions() -> str:
 
 @cache
 def commit() -> str:
-    """The commit that is checked out, with a "+" for changes since; "unknown" without git."""
+    """The commit that is checked out, with a "+" for changes since, results apart; "unknown" without git."""
 
     def git(*arguments: str) -> str:
         folder = Path(__file__).parent
@@ -158,7 +158,8 @@ def commit() -> str:
         ).stdout.strip()
 
     try:
-        return git("rev-parse", "--short=10", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+        changes = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(exclude,top)bench/results")
+        return git("rev-parse", "--short=10", "HEAD") + "+" * bool(changes)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

@@ -237,6 +237,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 def write(cases: Sequence[Case], targets: Sequence[str], output: Path, launch_microseconds: float) -> None:
     """All results for these cases, as a file and as a table."""
+    print(f"{results.versions()}; commit {results.commit()}")
     print(f"{len(cases)} cases: counting, then generating and compiling code", flush=True)
     with workers() as pool:
         counts = count(pool, cases)
