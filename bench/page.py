@@ -28,21 +28,20 @@ def speed(rows: Rows, shapes: Callable[[Result], bool] = lambda row: True) -> li
     """For each measured device, our time of a step and how many times as long the others take."""
     lines = []
     measured = [row for row in rows if row.source == "measured" and row.mode == "both" and _has_name(row)]
-    for device in _devices(measured):
+    for device in _devices([row for row in measured if row.metric == "ratio"]):
         here = [row for row in measured if row.device == device]
         ratios = [row for row in here if row.metric == "ratio" and shapes(row)]
         others = _distinct(row.provider for row in ratios)
-        ours = _distinct(row.provider for row in here if row.metric == "wall" and row.provider not in others)
-        ours = [name for name in ours if name != "copy"][:1]
+        ours = next(row.provider for row in here if row.metric in ("wall", "error") and row.provider.startswith("ours"))
         lines += [
             f"**{device}** ({_joined(row.versions for row in here)}; commit {_joined(row.commit for row in here)}):",
             "",
-            f"| features | | {ours[0]}, ms | {' | '.join(others)} |",
+            f"| features | | {ours}, ms of wall time | {' | '.join(others)} |",
             "|---" * (3 + len(others)) + "|",
         ]
         for key in _in_order(ratios):
             of = {(row.provider, row.metric): row for row in here if _features(row) == key}
-            cells = [f"{of[ours[0], 'wall'].value:.3g}"]
+            cells = [f"{of[ours, 'wall'].value:.3g}" if (ours, "wall") in of else "–"]
             cells += [_times(of[name, "ratio"]) if (name, "ratio") in of else "–" for name in others]
             lines.append(_line(_described(key), *cells))
         lines.append("")
@@ -94,7 +93,7 @@ def counted(rows: Rows) -> list[str]:
 
 def roofline(rows: Rows) -> list[str]:
     """Modelled microseconds of a step for the shapes of CUB, on each GPU."""
-    providers = ("ours, Triton", "plain, compiled", "plain", "official")
+    providers = ("ours, Triton, compiled", "ours, Triton", "plain, compiled", "plain", "official")
     here = [row for row in rows if row.metric == "roofline" and row.provider in providers and _is_shown(row)]
     gpus = _distinct(row.device for row in here)
     lines = [f"µs of {'; '.join(providers)}:", ""]
@@ -209,6 +208,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     rows = results.read_all(arguments.results)
+    if not rows:
+        raise SystemExit(f"{arguments.results} must be a folder with results as CSV files; it has none.")
     for page in PAGES:
         page.write_text(fill(page.read_text(encoding="utf-8"), rows), encoding="utf-8")
         print(page)

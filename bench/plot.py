@@ -17,12 +17,16 @@ from matplotlib.ticker import NullLocator
 from .cases import CLASSES, name_of, sweeps
 from .panels import VARIANTS, Panel, bars, batch_of, dots, log_ticks, quartiles, variant_of, variants_in
 from .results import Result, read_all
+from .roofline import LAUNCH_MICROSECONDS
 from .style import GREY, Looks, keys_of, looks_of, page, save, style
 
 STEP = "forward + backward"
 SHOWN = " and ".join(VARIANTS)
 DATA_SET = "CUB"  # whose shapes stand for all where numbers vary little from one data set to the next
 QUARTILES = "Median, with the quartiles as lines"
+SECOND_LOOK = (
+    "Ours: where a cache serves what a program reads again; if it never does, 1 |F| more, in channels_last 2 |F|."
+)
 FLOOR = 3  # |F|: forward reads the features, backward reads them and writes their gradient
 CLOCKS = {  # of a GPU, the innermost first
     "kernel": "kernels, a graph replayed",
@@ -63,7 +67,7 @@ def draw_time(results: Sequence[Result]) -> Figure | None:
 
 def draw_speedup(results: Sequence[Result]) -> Figure | None:
     """Time of each peer divided by ours in the same turn, by shape."""
-    rows = without_sweeps(select(results, ["ratio"]))
+    rows = of_one_data_set(select(results, ["ratio"]))
     grids = {
         f"{heading}  (against {ours_in(results, here)})": [by_provider(here, results)]
         for heading, here in sections(rows).items()
@@ -72,7 +76,8 @@ def draw_speedup(results: Sequence[Result]) -> Figure | None:
         grids,
         looks_in(rows, results),
         f"Speed-up over each peer{source_of(rows)}",
-        f"Time of the peer divided by ours in the same turn, {STEP}, with {samples_in(rows)}; {SHOWN}. {QUARTILES}. "
+        f"Time of the peer divided by ours in the same turn, {STEP}, with {samples_in(rows)}; shapes of {DATA_SET}, "
+        f"{SHOWN}. {QUARTILES}. "
         "The black line is 1, as fast as ours: who reaches beyond it is slower, who ends before it is faster.",
         units=["times ours"],
         marks=[1],
@@ -159,7 +164,11 @@ def draw_bytes_and_launches(results: Sequence[Result]) -> Figure | None:
     rows = of_one_data_set(select(results, COUNTS))
     rows = [in_features(row) if row.metric == "traffic" else row for row in rows]
     # Ours are counted, compiled ones read off code for some GPU: they are compared all the same.
-    devices = ", ".join(sorted({row.device for row in rows if row.source != "measured"}))
+    devices = "; ".join(
+        dict.fromkeys(
+            row.device + ", for torch.compile" * (row.source == "compiled") for row in rows if row.source != "measured"
+        )
+    )
     rows = [row if row.source == "measured" else replace(row, device=devices) for row in rows]
     counts = [metric for metric in COUNTS if any(row.metric == metric for row in rows)]
     return bars(
@@ -173,7 +182,7 @@ def draw_bytes_and_launches(results: Sequence[Result]) -> Figure | None:
         f"Bytes moved and kernels launched in a step{source_of(rows)}",
         f"{STEP.capitalize()}; shapes of {DATA_SET}, {SHOWN}; less is better. |F|: the bytes of the features. The "
         f"black line is {FLOOR} |F|, the least possible: forward reads the features, backward reads them and writes "
-        "their gradient.",
+        f"their gradient. {SECOND_LOOK}",
         units=[COUNTS[metric] for metric in counts],
         marks=[FLOOR if metric == "traffic" else None for metric in counts],
     )
@@ -190,8 +199,9 @@ def draw_roofline(results: Sequence[Result]) -> Figure | None:
         },
         looks_in(rows, results),
         f"Time of a step on GPUs{source_of(rows)}",
-        f"Microseconds, {STEP}: bytes by the published bandwidth, and a stated cost of each launch; shapes of "
-        f"{DATA_SET}; less is better. {'; '.join(dict.fromkeys(row.versions for row in rows))}.",
+        f"Microseconds, {STEP}: bytes by the published bandwidth, and {LAUNCH_MICROSECONDS:g} µs for each launch; "
+        f"shapes of {DATA_SET}; less is better. {SECOND_LOOK} Compiled: code generated for an H100. "
+        f"{'; '.join(dict.fromkeys(row.versions for row in rows))}.",
         "µs (log scale)",
     )
 
@@ -208,9 +218,8 @@ def draw_bandwidth(results: Sequence[Result]) -> Figure | None:
         f"Bandwidth reached{source_of(rows)}",
         f"GB/s, {STEP}: the least bytes that have to be moved, by time; {SHOWN}. {QUARTILES}; more is better. The copy "
         "is PyTorch's own, of the features, in the same run.",
-        "GB/s",
+        "GB/s (log scale)",
         notes_on(results),
-        is_log=False,
     )
 
 
@@ -255,7 +264,7 @@ def notes_on(results: Sequence[Result]) -> list[str]:
         places = {place_of(row) for row in results if row.provider == name}
         wrong = {place_of(row) for row in results if row.provider == name and row.metric == "wrong"}
         where = "" if wrong == places else f" in {len(wrong)} of {len(places)} cases"
-        notes.append(f"{name} computes another loss{where} and is not timed{' there' if where else ''}.")
+        notes.append(f"{name} computes another loss{where} and is left out{' there' if where else ''}.")
     return notes
 
 

@@ -104,10 +104,10 @@ def _text(cell: str | float) -> str:
 
 
 def update(path: Path, results: Iterable[Result]) -> None:
-    """Add results to a file, in place of all that it has of the same providers for the same features and device."""
+    """Add results to a file, in place of all that it has for the same features and device: ratios are of one run."""
 
     def about(result: Result) -> tuple[str, ...]:
-        return result.provider, result.shape, result.dtype, result.layout, result.source, result.device
+        return result.shape, result.dtype, result.layout, result.source, result.device
 
     newer = list(results)
     replaced = set(map(about, newer))

@@ -1,8 +1,8 @@
 """Time and memory of the loss against all others, on this machine: `python -m bench run`.
 
 Every provider computes loss and gradient of the same features, targets and mask. Whoever disagrees with the oracle is
-reported and not timed. The others take turns, so that whatever else the machine does hits all alike; ratios are taken
-turn by turn.
+reported and not timed. The others take turns, so that all see the machine in the same state; ratios are taken turn by
+turn. Each case has a process of its own, as what is measured depends on the memory that was used before.
 """
 
 from __future__ import annotations
@@ -11,8 +11,11 @@ import argparse
 import importlib
 import re
 import statistics
+import sys
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -63,7 +66,7 @@ def measure(
 
     Args:
         case: the features.
-        everyone: the first who is right is what the others' ratios are to.
+        everyone: ratios are to the first, if that one is right.
         device: where they compute.
         turns: measurements of each.
         modes: of `MODES`.
@@ -80,6 +83,9 @@ def measure(
             print(f"  {provider.name} takes classes of equal size only")
             continue
         verdict = verdict_on(provider, inputs[0], truths[provider.masks])
+        if verdict.error is None:
+            print(f"  {provider.name} fails and is not timed: {verdict.mistake}")
+            continue
         if verdict.mistake is not None:
             print(f"  {provider.name} disagrees with the oracle and is not timed: {verdict.mistake}")
             rows.append(_row(provider.name, case, "both", "wrong", [verdict.error], device))
@@ -95,14 +101,14 @@ def measure(
         for key, clock in timed.items():
             seconds[key].append(clock(turn))
 
-    best = next((name for name, *_ in timed if name != "copy"), None)
+    ours = everyone[0].name
     for (name, mode, metric), times in seconds.items():
         rows.append(_row(name, case, mode, metric, [1e3 * time for time in times], device))
         if metric == ("kernel" if device.type == "cuda" else "wall"):
             moved = LEAST_PASSES[mode] * case.nbytes
             rows.append(_row(name, case, mode, "bandwidth", [moved / time / 1e9 for time in times], device))
-        if metric == "wall" and best is not None and name not in (best, "copy"):
-            ratios = [time / ours for time, ours in zip(times, seconds[best, mode, metric], strict=True)]
+        if metric == "wall" and name not in (ours, "copy") and (ours, mode, metric) in seconds:
+            ratios = [time / own for time, own in zip(times, seconds[ours, mode, metric], strict=True)]
             rows.append(_row(name, case, mode, "ratio", ratios, device))
     for provider in everyone:
         for mode in ("forward", "both"):
@@ -168,12 +174,33 @@ def provider_from(text: str) -> Provider:
     """A provider of one's own, from "module:function"."""
     module, _, function = text.partition(":")
     try:
-        return Provider(text, getattr(importlib.import_module(module), function))
-    except (ImportError, AttributeError, ValueError) as error:
+        loss = getattr(importlib.import_module(module), function)
+        if not callable(loss):
+            raise TypeError(f"{type(loss).__name__} cannot be called")
+        return Provider(text, loss)
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise argparse.ArgumentTypeError(
             f"must be module:function, (features, targets, mask, groups) -> loss, importable from here; got {text!r} "
             f"({error})."
         ) from error
+
+
+def measure_apart(
+    case: Case, device: torch.device, threads: int, compiled: bool, own: Sequence[str], turns: int, modes: Sequence[str]
+) -> list[Result]:
+    """`measure` in a new process, with everyone who can take part, and providers of one's own by name."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(_measure, case, device, threads, compiled, own, turns, modes).result()
+
+
+def _measure(
+    case: Case, device: torch.device, threads: int, compiled: bool, own: Sequence[str], turns: int, modes: Sequence[str]
+) -> list[Result]:
+    torch.set_num_threads(threads)
+    everyone = providers(device, compiled=compiled, own=tuple(map(provider_from, own)))
+    rows = measure(case, everyone, device, turns, modes, warm_up=10 if device.type == "cuda" else 2)
+    sys.stdout.flush()
+    return rows
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -181,17 +208,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cases", nargs="+", default=[""], help="only cases whose line contains one of these")
     parser.add_argument("--no-sweeps", action="store_true", help="leave out how the time grows with each dimension")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES), help="default: all of them")
-    parser.add_argument("--turns", type=int, help="measurements of each (default: 7 on a CPU, 50 on a GPU)")
+    parser.add_argument("--turns", type=_positive, help="measurements of each (default: 7 on a CPU, 50 on a GPU)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
-        "--threads", type=int, nargs="+", default=[usable_cores()], help="on a CPU (default: as many as cores)"
+        "--threads", type=_positive, nargs="+", default=[usable_cores()], help="on a CPU (default: as many as cores)"
     )
     parser.add_argument(
         "--compiled", action="store_true", help="with torch.compile of each on a CPU too, which takes its time"
     )
     parser.add_argument(
         "--provider",
-        type=provider_from,
+        type=_checked_provider,
         action="append",
         default=[],
         metavar="MODULE:FUNCTION",
@@ -205,31 +232,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1; got {number}.")
+    return number
+
+
+def _checked_provider(text: str) -> str:
+    provider_from(text)
+    return text
+
+
 def main(arguments: argparse.Namespace) -> None:
     device = torch.device(arguments.device)
     is_gpu = device.type == "cuda"
+    if is_gpu and not torch.cuda.is_available():
+        raise SystemExit("--device cuda needs a GPU and a PyTorch that is built for it; there is none here.")
     turns = arguments.turns or (50 if is_gpu else 7)
+    cases = [(case, arguments.modes) for case in (all_cases() if arguments.full else quick_cases())]
+    if not arguments.no_sweeps:
+        cases += [(case, ["both"]) for sweep in sweeps().values() for case in sweep.values()]
+    parts = [part.replace("×", "x") for part in arguments.cases]
+    cases = [(case, modes) for case, modes in cases if any(part in line_of(case) for part in parts)]
+    if not cases:
+        raise SystemExit(f"no case's line contains any of {arguments.cases}; --cases ResNet50 would choose some.")
+    arguments.output.mkdir(parents=True, exist_ok=True)
     for threads in [torch.get_num_threads()] if is_gpu else arguments.threads:
         torch.set_num_threads(threads)
         print(f"{device_name(device)}; {results.versions()}; commit {results.commit()}")
         if not is_gpu:
-            left_out = (
-                "the Triton kernels"
-                if arguments.compiled
-                else "the Triton kernels and (without --compiled) torch.compile"
-            )
+            left_out = "the Triton kernels" + " and (without --compiled) torch.compile" * (not arguments.compiled)
             print(f"on a CPU {left_out} are left out")
         print(f"medians (and quartiles) of {turns} turns; memory is the most held at a time, beside the features")
-        everyone = providers(device, compiled=is_gpu or arguments.compiled, own=tuple(arguments.provider))
         path = arguments.output / f"{re.sub(r'[^a-z0-9]+', '-', device_name(device).lower())}.csv"
-        cases = [(case, arguments.modes) for case in (all_cases() if arguments.full else quick_cases())]
-        if not arguments.no_sweeps:
-            cases += [(case, ["both"]) for sweep in sweeps().values() for case in sweep.values()]
         for case, modes in cases:
-            line = f"{name_of(case.shape)}: {case}"
-            if any(part in line for part in arguments.cases):
-                print(line, flush=True)
-                rows = measure(case, everyone, device, turns, modes, warm_up=10 if is_gpu else 2)
-                print(*table(rows), sep="\n", flush=True)
-                results.update(path, rows)
+            print(line_of(case), flush=True)
+            compiled = is_gpu or arguments.compiled
+            rows = measure_apart(case, device, threads, compiled, arguments.provider, turns, modes)
+            print(*table(rows), sep="\n", flush=True)
+            results.update(path, rows)
         print(f"results are in {path}; python -m bench plot --results {path.parent} --output {path.parent} draws them")
+
+
+def line_of(case: Case) -> str:
+    """A case for people."""
+    return f"{name_of(case.shape)}: {case}"

@@ -32,7 +32,7 @@ from .launches import Launch, Step, step_of
 from .occupancy import SHARED_BYTES, occupancy
 from .providers import Loss, official, ours_triton, plain
 from .results import Result
-from .roofline import BANDWIDTHS, LAUNCH_MICROSECONDS, milliseconds
+from .roofline import BANDWIDTHS, milliseconds
 from .traffic import bytes_of_batch
 
 LOSSES: dict[str, Loss] = {"ours, Triton": ours_triton, "official": official, "plain": plain}
@@ -133,11 +133,11 @@ def rows_of_counts(counts: Iterable[Count]) -> Iterator[Result]:
                 yield _row(one.provider, one.case, mode, metric, value, source, device)
 
 
-def rows_of_rooflines(counts: Iterable[Count], launch_microseconds: float) -> Iterator[Result]:
+def rows_of_rooflines(counts: Iterable[Count]) -> Iterator[Result]:
     """The least time of a step on each GPU."""
     for one in counts:
         for gpu in BANDWIDTHS:
-            least = milliseconds(gpu, *one.modes()["both"], launch_microseconds)
+            least = milliseconds(gpu, *one.modes()["both"])
             yield _row(one.provider, one.case, "both", "roofline", least, "modelled", f"{gpu} (model)")
 
 
@@ -219,30 +219,26 @@ def table(rows: Sequence[Result], cases: Iterable[Case]) -> Iterator[str]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""
-    parser.add_argument("--output", type=Path, default=Path("bench/results/static.csv"), help="the file to write")
     parser.add_argument("--quick", action="store_true", help="two cases, and one GPU to compile our kernels for")
     parser.add_argument(
-        "--launch-microseconds",
-        type=float,
-        default=LAUNCH_MICROSECONDS,
-        help=f"what a launch costs in the roofline (default: {LAUNCH_MICROSECONDS:g})",
+        "--output", type=Path, help="default: bench/results/static.csv, or with --quick runs/bench/static.csv"
     )
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Count, compile and model; write the file and print the table."""
     cases, targets = (quick_cases(), ["sm_90"]) if arguments.quick else (all_cases(), list(TARGETS))
-    write(cases, targets, arguments.output, arguments.launch_microseconds)
+    write(cases, targets, arguments.output or Path("runs/bench" if arguments.quick else "bench/results") / "static.csv")
 
 
-def write(cases: Sequence[Case], targets: Sequence[str], output: Path, launch_microseconds: float) -> None:
+def write(cases: Sequence[Case], targets: Sequence[str], output: Path) -> None:
     """All results for these cases, as a file and as a table."""
     print(f"{results.versions()}; commit {results.commit()}")
     print(f"{len(cases)} cases: counting, then generating and compiling code", flush=True)
     with workers() as pool:
         counts = count(pool, cases)
         reports = compile_kernels(pool, cases, targets)
-    rows = [*rows_of_counts(counts), *rows_of_rooflines(counts, launch_microseconds), *rows_of_kernels(reports)]
+    rows = [*rows_of_counts(counts), *rows_of_rooflines(counts), *rows_of_kernels(reports)]
     results.write(output, rows)
     print(*table(rows, cases), sep="\n")
     print(f"{len(rows)} results in {output}")

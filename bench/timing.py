@@ -47,20 +47,20 @@ def call_of(loss: Loss, mode: str) -> Call:
 
 def copy_call() -> Call:
     """A copy of the features into memory that is there: what the device can do."""
-    return Call(
-        lambda pair: pair[0].copy_(pair[1]), lambda inputs: (torch.empty_like(inputs.features), inputs.features)
-    )
+    # The target is a clone, since the system provides memory only when it is first written.
+    return Call(lambda pair: pair[0].copy_(pair[1]), lambda inputs: (inputs.features.clone(), inputs.features))
 
 
 def rotation(case: Case, device: torch.device) -> int:
     """How many inputs must take turns so that a GPU's second-level cache never holds the next one; 1 on a CPU.
 
-    A CPU's caches hold what the network's last layer has just written, in training too.
+    64 at most: features of less than a 30th of the cache stay in it. A CPU's caches hold what the network's last layer
+    has just written, in training too.
     """
     if device.type != "cuda":
         return 1
     cache = torch.cuda.get_device_properties(device).L2_cache_size
-    return 1 + math.ceil(2 * cache / case.nbytes)
+    return min(64, 1 + math.ceil(2 * cache / case.nbytes))
 
 
 def clocks(call: Call, inputs: Sequence[Inputs], device: torch.device, warm_up: int, name: str) -> dict[str, Clock]:
@@ -79,11 +79,25 @@ def clocks(call: Call, inputs: Sequence[Inputs], device: torch.device, warm_up: 
     if device.type != "cuda":
         return {"wall": _wall(call, inputs, _nothing)}
     found = {"wall": _wall(call, inputs, torch.cuda.synchronize), "operator": _between_events(call, inputs)}
-    try:
+    if (reason := _waits_for_the_device(call, inputs[0])) is None:
         found["kernel"] = _replayed(call, inputs)
-    except RuntimeError as error:
-        print(f"  {name} cannot be captured in a CUDA graph: {str(error).splitlines()[0]}")
+    else:
+        print(f"  {name} cannot be captured in a CUDA graph: {reason}")
     return found
+
+
+def _waits_for_the_device(call: Call, inputs: Inputs) -> str | None:
+    """What PyTorch says where a call waits; found out before capturing, which such a call would leave in disorder."""
+    prepared = call.prepared(inputs)
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        call.run(prepared)
+    except RuntimeError as error:
+        return str(error).splitlines()[0]
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+    return None
 
 
 def _nothing() -> None:
@@ -131,13 +145,13 @@ def _replayed(call: Call, inputs: Sequence[Inputs]) -> Clock:
         with torch.cuda.graph(before, pool=memory, stream=stream):  # backward runs on the stream that forward ran on
             prepared = [call.prepare(each) for each in inputs]
     with torch.cuda.graph(graph, pool=memory, stream=stream):
-        for each in prepared:
-            call.run(each)
+        results = [call.run(each) for each in prepared]  # kept, so that each is written to memory of its own
+    del results
 
     def seconds(turn: int) -> float:
+        graph.replay()  # not timed: while it runs, the host queues the rest
         if call.prepare is not None:
             before.replay()
-        torch.cuda.synchronize()
         return _seconds_between_events(graph.replay) / len(inputs)
 
     return seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from dataclasses import replace
 
 import pytest
@@ -59,7 +60,7 @@ def test_the_table_of_speed() -> None:
     assert page.speed(ROWS) == [
         "**Some CPU, 2 threads** (torch 9; commit abc):",
         "",
-        "| features | | ours, eager, ms | official |",
+        "| features | | ours, eager, ms of wall time | official |",
         "|---|---|---|---|",
         "| CUB, ResNet50, 448 pixels | 4×2048×14×14 (152×10 + 48×11) bfloat16 channels_last "
         "| 12.3 | 4.00× (2.00–8.00) |",
@@ -125,6 +126,7 @@ def test_the_table_of_rooflines_is_in_microseconds() -> None:
         "official": 0.2,
         "plain, compiled": 0.09,
         "official, compiled": 0.1,
+        "ours, Triton, compiled": 0.04,
     }
     rows = [
         static(name, "roofline", value * factor, device, source="modelled")
@@ -132,9 +134,9 @@ def test_the_table_of_rooflines_is_in_microseconds() -> None:
         for name, value in providers.items()
     ]
     lines = page.roofline(rows)
-    assert lines[0] == "µs of ours, Triton; plain, compiled; plain; official:"
+    assert lines[0] == "µs of ours, Triton, compiled; ours, Triton; plain, compiled; plain; official:"
     assert lines[2] == "| features | | A100 (model) | H100 (model) |"
-    assert lines[4].endswith(" | 100; 180; 360; 400 | 50; 90; 180; 200 |")
+    assert lines[4].endswith(" | 80; 100; 180; 360; 400 | 40; 50; 90; 180; 200 |")
 
 
 def test_the_table_of_what_was_compiled_is_from_the_least_to_the_most() -> None:
@@ -163,6 +165,11 @@ def test_a_page_keeps_everything_but_its_tables() -> None:
     assert "old" not in filled
     assert filled.endswith("<!-- end -->\nafter\n")
     assert page.fill(filled, ROWS) == filled
+
+
+def test_a_folder_without_results_leaves_the_pages_alone(tmp_path) -> None:
+    with pytest.raises(SystemExit, match="must be a folder with results"):
+        page.main(Namespace(results=tmp_path))
 
 
 def test_a_table_that_there_is_not_is_an_error() -> None:

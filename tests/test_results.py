@@ -54,10 +54,10 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assert results.read_all(tmp_path) == [*rows, replace(ROW, mode="forward")]
 
 
-def test_newer_results_replace_all_older_ones_of_the_provider_for_the_same_features(tmp_path: Path) -> None:
+def test_newer_results_replace_all_older_ones_for_the_same_features(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    older = [replace(ROW, metric="wrong"), replace(ROW, mode="forward")]
-    others = [replace(ROW, **{name: "other"}) for name in ("provider", "shape", "dtype", "layout", "device")]
+    older = [replace(ROW, metric="wrong"), replace(ROW, mode="forward"), replace(ROW, provider="other")]
+    others = [replace(ROW, **{name: "other"}) for name in ("shape", "dtype", "layout", "device")]
     results.update(path, [*older, *others])
     newer = replace(ROW, value=1.5, high=2.0, commit="later")
     results.update(path, [newer])

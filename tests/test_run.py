@@ -42,7 +42,7 @@ def rows_of(rows: list[Result], **wanted: str) -> list[Result]:
     return [row for row in rows if all(getattr(row, name) == value for name, value in wanted.items())]
 
 
-def test_the_command_writes_and_prints_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_and_prints_everything(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     threads = torch.get_num_threads()
     bench.main(["run", "--device", "cpu", "--threads", str(threads), "--turns", "3", "--output", str(tmp_path)])
     (path,) = tmp_path.glob("*.csv")
@@ -61,23 +61,53 @@ def test_the_command_writes_and_prints_everything(tmp_path: Path, capsys: pytest
             assert all(row.samples == (1 if row.metric in ("peak", "error") else 3) for row in of)
             assert {row.source for row in of} == {"measured"}
     assert {row.mode for row in rows_of(rows, shape="1x12x5x5 (4x3)")} == {"both", "copy"}
-    printed = capsys.readouterr().out
+    printed = capfd.readouterr().out
     assert "on a CPU the Triton kernels and (without --compiled) torch.compile are left out" in printed
     assert re.search(
         r"official +both +wall +\d+\.\d+ ms \(\d+\.\d+ to \d+\.\d+\) +\d+\.\d GB/s +\d+\.\d\d x ours", printed
     )
 
 
-def test_a_wrong_provider_is_reported_and_not_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_provider_is_reported_and_not_timed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     own = f"{__name__}:doubled"
-    bench.main(["run", "--device", "cpu", "--turns", "2", "--provider", own, "--output", str(tmp_path)])
-    rows = rows_of(results.read_all(tmp_path), provider=own)
-    assert {row.metric for row in rows} == {"wrong"}
-    assert len(rows) == 3  # cases
-    assert f"{own} disagrees with the oracle and is not timed: its loss is" in capsys.readouterr().out
+    options = ["--turns", "2", "--cases", "2×12×5×5", "--provider", own, "--output", str(tmp_path)]
+    bench.main(["run", "--device", "cpu", *options])
+    (row,) = rows_of(results.read_all(tmp_path), provider=own)
+    assert (row.metric, row.value) == ("wrong", pytest.approx(1))  # twice the gradient
+    assert f"{own} disagrees with the oracle and is not timed: its loss is" in capfd.readouterr().out
 
 
-@pytest.mark.parametrize("text", ["nowhere:loss", "bench.providers:nothing", "bench", ":"])
+def test_who_fails_is_reported_and_not_called_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    def unlucky(*arguments: Any) -> Tensor:
+        raise RuntimeError("out of luck")
+
+    rows = run.measure(CASE, [Provider("unlucky", unlucky), Provider("plain", plain)], CPU, 1, ["both"])
+    assert not rows_of(rows, provider="unlucky")
+    assert not rows_of(rows, metric="ratio")  # to whom
+    assert rows_of(rows, provider="plain", metric="wall")
+    assert "unlucky fails and is not timed: RuntimeError: out of luck" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--cases", "nothing like it"], "no case's line contains any of"),
+        (["--device", "cuda"], "needs a GPU"),
+        (["--turns", "0"], "must be at least 1; got 0"),
+        (["--threads", "0"], "must be at least 1; got 0"),
+    ],
+)
+def test_what_cannot_be_run_is_said(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if torch.cuda.is_available() and "cuda" in arguments:
+        pytest.skip("there is a GPU")
+    with pytest.raises(SystemExit) as stopped:
+        bench.main(["run", "--output", str(tmp_path), *arguments])
+    assert message in f"{stopped.value}{capsys.readouterr().err}"
+
+
+@pytest.mark.parametrize("text", ["nowhere:loss", "bench.providers:nothing", "bench", ":", "bench.cases:CLASSES"])
 def test_a_provider_that_is_not_there_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         bench.main(["run", "--provider", text])
@@ -148,16 +178,20 @@ class FakeGpu:
     log: list[str] = field(default_factory=list)
     now: float = 0.0
     capturing: Any = None
-    fails_to_capture: bool = False
+    sync_mode: str = "default"
 
-    def call(self, name: str) -> None:
+    def call(self, name: str, waits: bool = False) -> None:
+        if waits and self.sync_mode == "error":
+            raise RuntimeError("called a synchronizing CUDA operation\nmore")
         if self.capturing is None:
             self.now += 1.0
             self.log.append(name)
-        elif self.fails_to_capture:
-            raise RuntimeError("operation not permitted when stream is capturing\nmore")
         else:
+            assert not waits
             self.capturing.names.append(name)
+
+    def set_sync_mode(self, mode: str) -> None:
+        self.sync_mode = mode
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         gpu = self
@@ -205,6 +239,8 @@ class FakeGpu:
             "current_stream": lambda: stream("main"),
             "stream": on_stream,
             "synchronize": lambda *device: gpu.log.append("wait"),
+            "get_sync_debug_mode": lambda: gpu.sync_mode,
+            "set_sync_debug_mode": gpu.set_sync_mode,
             "get_device_properties": lambda device: SimpleNamespace(L2_cache_size=50 * 2**20),
         }.items():
             monkeypatch.setattr(torch.cuda, name, fake)
@@ -226,26 +262,28 @@ def test_on_a_gpu_kernels_operators_and_wall_time_are_told_apart(gpu: FakeGpu) -
     assert gpu.log == ["prepare", "wait", "run b", "wait"]  # inputs take turns
     gpu.log.clear()
     assert clocks["kernel"](0) == pytest.approx(0.1)  # of one call
-    assert gpu.log == ["replayed prepare"] * 3 + ["wait"] + [f"replayed run {it}" for it in "abc"] + ["wait"]
+    calls = [f"replayed run {it}" for it in "abc"]
+    assert gpu.log == calls + ["replayed prepare"] * 3 + calls + ["wait"]
     gpu.log.clear()
     assert 0 < clocks["wall"](0) < 1
     assert gpu.log == ["prepare", "wait", "run a", "wait"]
 
 
-def test_a_call_that_no_graph_can_capture_is_timed_all_the_same(
+def test_a_call_that_waits_for_the_device_is_not_captured_and_timed_all_the_same(
     gpu: FakeGpu, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    gpu.fails_to_capture = True
-    call = timing.Call(lambda inputs: gpu.call("run"))
+    call = timing.Call(lambda inputs: gpu.call("run", waits=True))
     clocks = timing.clocks(call, ["a"], torch.device("cuda"), warm_up=1, name="Theirs")  # type: ignore[list-item]
     assert set(clocks) == {"wall", "operator"}
+    assert gpu.sync_mode == "default"
     printed = capsys.readouterr().out
-    assert printed == "  Theirs cannot be captured in a CUDA graph: operation not permitted when stream is capturing\n"
+    assert printed == "  Theirs cannot be captured in a CUDA graph: called a synchronizing CUDA operation\n"
 
 
-def test_rotated_inputs_are_more_than_twice_the_cache(gpu: FakeGpu) -> None:
+def test_rotated_inputs_are_more_than_twice_the_cache_and_not_too_many(gpu: FakeGpu) -> None:
     cuda = torch.device("cuda")
-    for case in (CASE, Case(32, ChannelGroups.split(2048, 200), 14)):
+    assert timing.rotation(CASE, cuda) == 64
+    for case in (Case(32, ChannelGroups.split(512, 200), 7), Case(32, ChannelGroups.split(2048, 200), 14)):
         others = (timing.rotation(case, cuda) - 1) * case.nbytes
         assert 100 * 2**20 <= others < 100 * 2**20 + case.nbytes
     assert timing.rotation(CASE, CPU) == 1
@@ -275,7 +313,8 @@ def test_on_a_gpu_bandwidth_is_of_the_kernels(gpu: FakeGpu, monkeypatch: pytest.
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("case", [CASE, RAGGED], ids=["uniform", "ragged"])
-def test_on_a_real_gpu_everyone_is_timed_on_every_clock(case: Case) -> None:
+def test_on_a_real_gpu_everyone_is_timed_on_every_clock(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "rotation", lambda case, device: 3)
     cuda = torch.device("cuda")
     everyone = [one for one in run.providers(cuda, compiled=False) if one.name != "Holocron"]
     rows = run.measure(case, everyone, cuda, turns=2)

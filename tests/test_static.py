@@ -27,7 +27,7 @@ def table(tmp_path_factory):
     path = tmp_path_factory.mktemp("static") / "static.csv"
     parser = argparse.ArgumentParser()
     static.add_arguments(parser)
-    arguments = parser.parse_args(["--quick", "--output", str(path), "--launch-microseconds", "5"])
+    arguments = parser.parse_args(["--quick", "--output", str(path)])
     printed = []
     with (
         patch.object(static, "quick_cases", lambda: [CASE]),
@@ -85,13 +85,13 @@ def test_bytes_and_launches_of_everyone(table):
 
 
 def test_rooflines_follow_from_bytes_and_launches(table):
-    """On an H200, 4.8 TB/s; a launch costs the 5 µs that were asked for."""
+    """On an H200, 4.8 TB/s; a launch costs 3 µs."""
     rows, _ = table
     traffic, launches = (select(rows, metric=metric, mode="both") for metric in ("traffic", "launches"))
     rooflines = {provider: value for (provider, *_), value in select(rows, device="H200 (model)").items()}
     assert set(rooflines) == EVERYONE
     for (provider, mode, device), nbytes in traffic.items():
-        seconds = nbytes / 4.8e12 + launches[provider, mode, device] * 5e-6
+        seconds = nbytes / 4.8e12 + launches[provider, mode, device] * 3e-6
         assert rooflines[provider] == pytest.approx(1e3 * seconds, rel=1e-5)  # six digits are written
 
 
