@@ -1,12 +1,18 @@
-"""Checkpoints: a dictionary on disk that is always whole."""
+"""Checkpoints: a dictionary on disk that is always whole, and the network in it."""
 
 from __future__ import annotations
 
 import os
+import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from .build import build_network
+from .network import MCNetwork
+from .settings import Settings
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -23,5 +29,22 @@ def load(path: Path) -> dict[str, Any]:
     """Read what `save` wrote, tensors on the CPU; runs no code from the file."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}.")
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} cannot be read as a checkpoint: it is broken or another kind of file.") from error
     return state
+
+
+def load_network(path: Path) -> tuple[MCNetwork, Settings, list[str]]:
+    """The network of a checkpoint in evaluation mode, the settings of its run, and the names of its classes.
+
+    Needs neither the data nor pretrained weights.
+    """
+    state = load(path)
+    if not isinstance(state, dict) or not {"settings", "classes", "network"} <= state.keys():
+        raise ValueError(f"{path} must be a checkpoint of reference.train, with settings, classes and network.")
+    settings, classes = Settings(**state["settings"]), state["classes"]
+    network = build_network(replace(settings, backbone_weights=""), len(classes))
+    network.load_state_dict(state["network"])
+    return network.eval(), settings, classes

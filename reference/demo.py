@@ -21,12 +21,13 @@ from threading import RLock
 import torch
 from tqdm import tqdm
 
-from . import checkpoint
+from .build import build_network, load_data
+from .checkpoint import load_network
 from .environment import environment, usable_cores
-from .faces import NUM_PEOPLE, PHOTOS_PER_PERSON
-from .network import MCNetwork
+from .faces import NUM_PEOPLE, PHOTOS_PER_PERSON, split
+from .run import DivergedError, Row
 from .settings import Settings, add_arguments, from_arguments
-from .train import CHECKPOINT, DivergedError, Row, build_network, load_data, saved_settings, train
+from .train import CHECKPOINT, train
 
 Runs = dict[str, dict[int, list[Row]]]
 """The rows of every run, by loss and seed."""
@@ -42,6 +43,12 @@ MEASURES = {
     "seconds": ("seconds", 1, ".0f"),
 }
 
+OPTIONS = (
+    *("training_photos", "channels_per_class", "weights", "epochs", "batch_size"),
+    *("learning_rate", "momentum", "weight_decay", "milestones", "threads"),
+)
+"""The settings that make sense for the faces."""
+
 PICTURED_EVERY = 8  # people
 
 
@@ -53,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
         description="Train on the ORL faces by cross-entropy, with and without MC-Loss, and compare.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    add_arguments(parser, without=("seed",))
+    add_arguments(parser, only=OPTIONS)
     parser.add_argument(
         "--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], metavar="SEED", help="each is a run of either loss"
     )
@@ -218,21 +225,15 @@ def draw(figures: Path, folder: Path, recipe: Settings, runs: Runs) -> list[Path
 
     curves, channels = figures / "demo_curves.png", figures / "demo_channels.png"
     seed = next(iter(runs[MC_LOSS]))
-    networks = {loss: _trained(run_folder(folder, loss, seed)) for loss in runs}
+    networks = {loss: load_network(run_folder(folder, loss, seed) / CHECKPOINT)[0] for loss in runs}
     pictures.draw_curves({loss: list(of.values()) for loss, of in runs.items()}, networks[MC_LOSS].groups, curves)
 
-    _, test_set = load_data(replace(recipe, seed=seed))
+    _, test_set = split(recipe.training_photos, seed)
     people = torch.arange(0, NUM_PEOPLE, PICTURED_EVERY)
     first_photos = torch.searchsorted(test_set.people, people)
     note = f"The first test photograph of every {PICTURED_EVERY}th person, seed {seed}."
     pictures.draw_channels(networks, test_set.images[first_photos], people, note, channels)
     return [curves, channels]
-
-
-def _trained(folder: Path) -> MCNetwork:
-    network = build_network(saved_settings(folder))
-    network.load_state_dict(checkpoint.load(folder / CHECKPOINT)["network"])
-    return network
 
 
 if __name__ == "__main__":

@@ -6,29 +6,19 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import matplotlib
-
-matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
-from torch.nn.functional import interpolate
 
-from mcl_triton import ChannelGroups, channel_pool, class_maps
+from mcl_triton import ChannelGroups, channel_pool
 
 from .network import MCNetwork
+from .panels import DPI, SEAM, grey, overlay, panel, save, scaled_maps, write
 
 # Blue and vermilion of Okabe and Ito: told apart with every kind of colour vision; the lines differ too.
 _STYLES = ({"color": "#0072B2", "linestyle": "--"}, {"color": "#D55E00", "linestyle": "-"})
-_DPI = 100
-_SEAM = 0.04  # inches between neighbouring panels
-_HEAT = matplotlib.colormaps["magma"]
 
 Rows = Sequence[Mapping[str, float]]
 
@@ -68,7 +58,7 @@ def draw_curves(runs: Mapping[str, Sequence[Rows]], groups: ChannelGroups, path:
     handles, labels = axes[1].get_legend_handles_labels()
     spread = f"   (band: standard deviation over {len(seeds)} seeds)" if len(seeds) > 1 else ""
     figure.legend(handles, [*labels[:-1], labels[-1] + spread], loc="outside lower center", ncols=3, frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_channels(networks: Mapping[str, MCNetwork], images: Tensor, people: Tensor, note: str, path: Path) -> None:
@@ -85,9 +75,9 @@ def draw_channels(networks: Mapping[str, MCNetwork], images: Tensor, people: Ten
     own, _ = next(iter(maps.values()))
     panels = own.shape[1]  # the channels and their maximum
     # In inches. A pixel of an image is two by two of the figure's: nothing is blurred, and the file is small.
-    side, rise = 2 * images.shape[3] / _DPI, 2 * images.shape[2] / _DPI
+    side, rise = 2 * images.shape[3] / DPI, 2 * images.shape[2] / DPI
     left, top, gap, right = 0.25, 0.7, 0.35, 0.25
-    block_width = gap + panels * (side + _SEAM)
+    block_width = gap + panels * (side + SEAM)
     width = left + side + len(maps) * block_width + right
     explanation = textwrap.wrap(
         f"{note} Colour: activation of the channels of the person's own class, brightest where it is largest in the "
@@ -95,24 +85,24 @@ def draw_channels(networks: Mapping[str, MCNetwork], images: Tensor, people: Ten
         width=int(15 * (width - left - right)),  # letters of 8 points to an inch
     )
     bottom = 0.2 + 0.15 * len(explanation)
-    figure = plt.figure(figsize=(width, top + len(images) * (rise + _SEAM) + bottom))
+    figure = plt.figure(figsize=(width, top + len(images) * (rise + SEAM) + bottom))
     for row, photo in enumerate((images[:, 0] + 1) / 2):
-        y = top + row * (rise + _SEAM)
-        axis = _panel(figure, left, y, side, rise, _grey(photo))
+        y = top + row * (rise + SEAM)
+        axis = panel(figure, left, y, side, rise, grey(photo))
         axis.set_ylabel(f"person {int(people[row]) + 1}", fontsize=8)
         for block, (name, (own, diversity)) in enumerate(maps.items()):
             x = left + side + block * block_width + gap
             for place in range(panels):
-                axis = _panel(figure, x + place * (side + _SEAM), y, side, rise, _overlay(photo, own[row, place]))
+                axis = panel(figure, x + place * (side + SEAM), y, side, rise, overlay(photo, own[row, place]))
                 if row == 0:
                     axis.set_title(f"channel {place + 1}" if place < panels - 1 else "maximum", fontsize=8)
             axis.yaxis.set_label_position("right")
             axis.set_ylabel(f"h = {diversity[row]:.1f} of {panels - 1}", fontsize=8)
             if row == 0:
-                _text(figure, x + panels * side / 2, 0.3, name, fontsize=11, weight="bold", ha="center")
+                write(figure, x + panels * side / 2, 0.3, name, fontsize=11, weight="bold", ha="center")
     for line, text in enumerate(explanation):
-        _text(figure, left, y + rise + 0.2 + 0.15 * line, text, fontsize=8, color="#444444")
-    _save(figure, path)
+        write(figure, left, y + rise + 0.2 + 0.15 * line, text, fontsize=8, color="#444444")
+    save(figure, path)
 
 
 @torch.inference_mode()
@@ -120,45 +110,5 @@ def own_maps(network: MCNetwork, images: Tensor, people: Tensor) -> tuple[Tensor
     """For each image the channels of its class and their maximum, (B, ξ + 1, H, W) in [0, 1], and h, (B,)."""
     network.eval()
     features = network.extract(images)
-    own = class_maps(features, network.groups, people, reduce=None)[:, 0]  # [B, ξ, H', W']
-    ccmp = class_maps(features, network.groups, people)  # [B, 1, H', W']
-    maps = interpolate(torch.cat([own, ccmp], dim=1), images.shape[-2:], mode="bilinear").clamp(min=0)
-    # One scale for an image, so that a channel that is silent looks silent.
-    maps = maps / maps.amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12)
+    maps = scaled_maps(features, network.groups, people, tuple(images.shape[-2:]))
     return maps, channel_pool(features, network.groups).diversity[torch.arange(len(people)), people]
-
-
-def _grey(photo: Tensor) -> np.ndarray:
-    return photo[..., None].expand(-1, -1, 3).numpy()
-
-
-def _overlay(photo: Tensor, heat: Tensor) -> np.ndarray:
-    """A map in [0, 1] over a photograph in [0, 1], (H, W) each -> (H, W, 3)."""
-    opacity = 0.35 + 0.4 * heat[..., None].numpy()
-    blend: np.ndarray = (1 - opacity) * _grey(photo) + opacity * _HEAT(heat.numpy())[..., :3]
-    return blend
-
-
-def _panel(figure: Figure, x: float, y: float, width: float, height: float, picture: np.ndarray) -> Axes:
-    """Show a picture, its upper left corner x and y inches from that of the figure."""
-    whole_width, whole_height = figure.get_size_inches()
-    axis = figure.add_axes(
-        (x / whole_width, 1 - (y + height) / whole_height, width / whole_width, height / whole_height)
-    )
-    axis.imshow(picture, vmin=0, vmax=1, interpolation="nearest")
-    axis.set_xticks([])
-    axis.set_yticks([])
-    axis.spines[:].set_visible(False)
-    return axis
-
-
-def _text(figure: Figure, x: float, y: float, text: str, **style: Any) -> None:
-    """Write, x and y inches from the upper left corner."""
-    width, height = figure.get_size_inches()
-    figure.text(x / width, 1 - y / height, text, **style)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=_DPI, pil_kwargs={"optimize": True})
-    plt.close(figure)

@@ -2,8 +2,12 @@
 
 import csv
 import json
+import math
 import signal
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
+from unittest.mock import Mock, call
 
 import numpy as np
 import pytest
@@ -13,14 +17,16 @@ from torch.utils.data import Dataset, Subset
 
 from reference import checkpoint, faces, train
 from reference import loss as oracle
-from reference.batches import batches_of_epoch
+from reference.batches import batches
 from reference.evaluate import evaluate
-from reference.settings import Settings
+from reference.logs import tensorboard
+from reference.run import Run, learning_rate_factor
+from reference.settings import Settings, drop_from_text
 
 SETTINGS = Settings(training_photos=1, epochs=2, batch_size=10, channels_per_class=2)  # 40 images, 4 steps an epoch
 COLUMNS = [
     *("epoch", "step", "train_loss", "train_accuracy", "test_accuracy", "test_cross_entropy"),
-    *("test_discriminality", "test_diversity", "test_diversity_fraction", "seconds"),
+    *("test_discriminality", "test_diversity", "test_diversity_fraction", "test_overlap", "seconds"),
 ]
 
 
@@ -123,25 +129,29 @@ def test_missing_faces_say_what_to_install(monkeypatch):
 # The order
 
 
-def read(*args, **kwargs):
-    return [(images, targets) for images, targets in batches_of_epoch(*args, **kwargs)]
-
-
 def test_an_epoch_visits_every_image_once_in_an_order_of_its_own():
-    numbers = list(range(23))
-    first, second = (torch.stack([torch.as_tensor(b) for b in batches_of_epoch(numbers, 5, 0, e)]) for e in (0, 1))
-    assert first.shape == (4, 5)  # the last three are left out
-    assert len(set(first.flatten().tolist())) == 20
+    first, second = torch.stack(list(batches(range(23), 5, 0, range(8)))).split(4)
+    for epoch in (first, second):  # the last three are left out
+        assert len(set(epoch.flatten().tolist())) == 20
     assert not torch.equal(first, second)
 
 
-def test_skipped_batches_change_nothing_in_the_others():
+def test_parts_are_those_of_the_whole_batch():
+    whole = torch.stack(list(batches(range(23), 6, 1, range(5))))
+    shares = [torch.stack(list(batches(range(23), 6, 1, range(5), parts=3, mine=range(n, n + 1)))) for n in range(3)]
+    assert torch.equal(torch.cat(shares, dim=1), whole)
+    two = torch.stack(list(batches(range(23), 6, 1, range(5), parts=3, mine=range(1, 3)))).reshape(5, 4)
+    assert torch.equal(two, whole[:, 2:])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_where_reading_starts_and_who_reads_change_nothing(workers):
     train_set, _ = faces.split(1, seed=0)
-    whole = read(train_set, 10, 3, 7)
+    whole = list(batches(train_set, 10, 3, range(12)))
     torch.manual_seed(1)
-    rest = read(train_set, 10, 3, 7, skip=2)
-    assert len(rest) == 2
-    for (images, targets), (expected_images, expected_targets) in zip(rest, whole[2:], strict=True):
+    rest = list(batches(train_set, 10, 3, range(6, 12), workers=workers))  # from the middle of the second epoch
+    assert len(rest) == 6
+    for (images, targets), (expected_images, expected_targets) in zip(rest, whole[6:], strict=True):
         assert torch.equal(images, expected_images)
         assert torch.equal(targets, expected_targets)
 
@@ -150,8 +160,7 @@ def test_augmentation_differs_between_epochs_and_seeds():
     train_set, _ = faces.split(1, seed=0)
 
     def images_in_order(seed, epoch):
-        batches = read(train_set, 40, seed, epoch)
-        images, targets = batches[0]
+        images, targets = next(batches(train_set, 40, seed, range(epoch, epoch + 1)))
         return images[targets.argsort()]
 
     reference = images_in_order(0, 0)
@@ -186,6 +195,33 @@ def test_an_interrupted_run_ends_in_the_same_weights(whole_run, tmp_path, interr
     resumed, whole = network.state_dict(), expected.state_dict()
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
     assert [without_seconds(row) for row in rows] == [without_seconds(row) for row in expected_rows]
+
+
+def test_a_run_interrupted_and_resumed_with_workers(whole_run, tmp_path):
+    """Images that were read ahead are read again, and alike, by however many workers."""
+    _, expected, expected_rows = whole_run
+    interrupted, calls = train.build_network(SETTINGS), []
+
+    def interrupt_in_the_sixth_step(*_):
+        calls.append(interrupted.training)
+        if calls.count(True) == 6:
+            press_ctrl_c()
+
+    interrupted.features.register_forward_hook(interrupt_in_the_sixth_step)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(interrupted, *small_data(), SETTINGS, tmp_path, workers=2, progress=False)
+    assert checkpoint.load(tmp_path / "checkpoint.pt")["step"] == 6
+
+    network = train.build_network(replace(SETTINGS, seed=99))
+    rows = train.train(network, *small_data(), SETTINGS, tmp_path, resume=True, workers=1, progress=False)
+    resumed, whole = network.state_dict(), expected.state_dict()
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+    assert [without_seconds(row) for row in rows] == [without_seconds(row) for row in expected_rows]
+
+
+def test_workers_leave_ctrl_c_to_the_process_that_trains():
+    dataset = Interrupted(range(4), 0, press_ctrl_c)
+    assert len(list(batches(dataset, 2, 0, range(1), workers=1))) == 1
 
 
 def without_seconds(row):
@@ -229,6 +265,23 @@ def test_metrics_are_written_as_csv_and_json(whole_run):
     assert content["environment"]["torch"] == torch.__version__
 
 
+def overlap_of(first, second):
+    """The top tenths of two maps, what they share by what they have; None where one is the same everywhere."""
+    tops = []
+    for values in (first.flatten().tolist(), second.flatten().tolist()):
+        least_of_top = sorted(values, reverse=True)[math.ceil(len(values) / 10) - 1]
+        tops.append({place for place, value in enumerate(values) if value >= least_of_top and value > min(values)})
+    return len(tops[0] & tops[1]) / len(tops[0] | tops[1]) if all(tops) else None
+
+
+def test_channels_without_a_partner_have_no_overlap_and_json_can_be_read_all_the_same(tmp_path):
+    settings = replace(SETTINGS, channels_per_class=1, epochs=1)
+    (row,) = train.train(train.build_network(settings), *small_data(), settings, tmp_path, progress=False)
+    assert math.isnan(row["test_overlap"])
+    content = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=pytest.fail)
+    assert content["epochs"] == [{**row, "test_overlap": None}]
+
+
 def test_evaluation_agrees_with_the_oracle(whole_run):
     _, network, rows = whole_run
     _, test_set = small_data()
@@ -241,13 +294,17 @@ def test_evaluation_agrees_with_the_oracle(whole_run):
     network.eval()
     with torch.no_grad():
         logits, ce_loss = network(images, people)
-        scores, diversity = oracle.channel_pool(network.features(images), network.groups.sizes)
+        features = network.features(images)
+        scores, diversity = oracle.channel_pool(features, network.groups.sizes)
+    overlaps = [overlap_of(*maps[2 * person : 2 * person + 2]) for maps, person in zip(features, people, strict=True)]
+    overlaps = [overlap for overlap in overlaps if overlap is not None]
     expected = {
         "accuracy": (logits.argmax(dim=1) == people).float().mean().item(),
         "cross_entropy": ce_loss.item(),
         "discriminality": oracle.discriminality(scores, people).item(),
         "diversity": diversity.mean().item(),
         "diversity_fraction": diversity.mean().item() / 2,
+        "overlap": sum(overlaps) / len(overlaps),
     }
     assert measured == pytest.approx(expected, rel=1e-5)
 
@@ -272,25 +329,44 @@ def test_mc_loss_makes_channels_more_diverse(tmp_path):
 
 def test_the_optimiser_and_its_schedule():
     settings = Settings(epochs=10, learning_rate=0.2, momentum=0.8, weight_decay=0.01, milestones=[4, 6])
-    optimizer = train.Run(train.build_network(settings), settings, steps_per_epoch=2).optimizer
+    optimizer = Run(train.build_network(settings), settings, num_images=40, classes=[]).optimizer
     assert isinstance(optimizer, torch.optim.SGD)
     assert {name: optimizer.defaults[name] for name in ("lr", "momentum", "weight_decay")} == {
         "lr": 0.2,
         "momentum": 0.8,
         "weight_decay": 0.01,
     }
-    factors = [train.learning_rate_factor(settings, epoch) for epoch in (0, 3.5, 4, 5.5, 6, 9.5)]
+    factors = [learning_rate_factor(settings, epoch) for epoch in (0, 3.5, 4, 5.5, 6, 9.5)]
     assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
     cosine = replace(settings, milestones=())
-    assert [train.learning_rate_factor(cosine, epoch) for epoch in (0, 5, 10)] == pytest.approx([1, 0.5, 0])
+    assert [learning_rate_factor(cosine, epoch) for epoch in (0, 5, 10)] == pytest.approx([1, 0.5, 0])
 
 
-def test_the_learning_rate_falls_with_every_step(tmp_path):
-    settings = replace(SETTINGS, epochs=1, learning_rate=0.08)
+def test_the_learning_rate_falls_with_every_step():
+    settings = replace(SETTINGS, epochs=1, learning_rate=0.08, backbone_factor=0.25)
+    run = Run(train.build_network(settings), settings, num_images=40, classes=[])
+    rates = []
+    for batch in run.steps(small_data()[0]):
+        run.train_step(batch)
+        rates.append([group["lr"] for group in run.optimizer.param_groups])
+    head = [0.04 * (1 + math.cos(math.pi * step / 4)) for step in range(4)]
+    assert rates == [pytest.approx([rate / 4, rate]) for rate in head]
+    backbone = {id(parameter) for parameter in run.optimizer.param_groups[0]["params"]}
+    assert backbone == {id(parameter) for parameter in run.network.features.parameters()}
+    both = [parameter for group in run.optimizer.param_groups for parameter in group["params"]]
+    assert len(both) == len(list(run.network.parameters()))
+
+
+def test_the_best_checkpoint_is_of_the_first_epoch_with_the_highest_accuracy(tmp_path, monkeypatch):
+    accuracies = iter([0.2, 0.5, 0.5, 0.4])
+    others = {"cross_entropy": 1.0, "discriminality": 1.0, "diversity": 1.0, "diversity_fraction": 0.5}
+    monkeypatch.setattr("reference.run.evaluate", lambda *_, **__: {"accuracy": next(accuracies), **others})
+    settings = replace(SETTINGS, epochs=4)
     train.train(train.build_network(settings), *small_data(), settings, tmp_path, progress=False)
-    saved = checkpoint.load(tmp_path / "checkpoint.pt")
-    assert saved["scheduler"]["last_epoch"] == 4
-    assert saved["optimizer"]["param_groups"][0]["lr"] == pytest.approx(0)
+    best, last = checkpoint.load(tmp_path / "best.pt"), checkpoint.load(tmp_path / "checkpoint.pt")
+    assert [row["test_accuracy"] for row in best["rows"]] == [0.2, 0.5]
+    assert (best["step"], last["step"]) == (8, 16)
+    assert not torch.equal(best["network"]["head.1.weight"], last["network"]["head.1.weight"])
 
 
 @pytest.mark.parametrize("weights", [(0, 0), (0.5, 3)])
@@ -298,10 +374,67 @@ def test_a_loss_that_is_no_number_stops_at_once(tmp_path, weights):
     settings = replace(SETTINGS, weights=weights)
     train_set, test_set = small_data(settings)
     train_set.images[17] = torch.nan
+    network = train.build_network(settings)
     with pytest.raises(train.DivergedError, match=r"training loss is nan at step [0-3], epoch 1.*Lower learning_rate"):
-        train.train(train.build_network(settings), train_set, test_set, settings, tmp_path, progress=False)
+        train.train(network, train_set, test_set, settings, tmp_path, progress=False)
+    assert all(parameter.isfinite().all() for parameter in network.parameters())
     saved = checkpoint.load(tmp_path / "checkpoint.pt")
     assert all(value.isfinite().all() for value in saved["network"].values())
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision(precision, whole_run, tmp_path):
+    settings = replace(SETTINGS, mixed_precision=precision)
+    network, dtypes = train.build_network(settings), set()
+    network.features.register_forward_hook(lambda _, inputs, output: dtypes.add(output.dtype))
+    rows = train.train(network, *small_data(), settings, tmp_path, progress=False)
+    assert dtypes == {{"bf16": torch.bfloat16, "fp16": torch.float16}[precision]}
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+    _, _, expected = whole_run
+    assert rows[-1]["train_loss"] != expected[-1]["train_loss"]
+    assert rows[-1]["train_loss"] == pytest.approx(expected[-1]["train_loss"], rel=0.02)
+    scaler = checkpoint.load(tmp_path / "checkpoint.pt")["scaler"]
+    assert bool(scaler) == (precision == "fp16")  # only float16 needs one
+
+
+def test_a_step_in_which_scaled_gradients_overflow_is_left_out():
+    settings = replace(SETTINGS, mixed_precision="fp16")
+    run = Run(train.build_network(settings), settings, num_images=40, classes=[])
+    run.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**100)
+    before = [parameter.detach().clone() for parameter in run.network.parameters()]
+    run.train_step(next(run.steps(small_data()[0])))
+    assert all(torch.equal(a, b) for a, b in zip(before, run.network.parameters(), strict=True))
+    assert run.scaler.get_scale() == 2.0**99
+
+
+def test_channels_last(tmp_path):
+    settings = replace(SETTINGS, channels_last=True, epochs=1)
+    network, layouts = train.build_network(settings), set()
+    network.features.to(memory_format=torch.contiguous_format)
+
+    def note(_, inputs, output):
+        layouts.add(output.is_contiguous(memory_format=torch.channels_last))
+
+    network.features.register_forward_hook(note)
+    train.train(network, *small_data(), settings, tmp_path, progress=False)
+    assert layouts == {True}
+
+
+def test_a_compiled_step_is_the_same_step(whole_run, tmp_path, monkeypatch):
+    graphs = []
+
+    def as_it_is(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    original = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module: original(module, backend=as_it_is))
+    settings = replace(SETTINGS, compile=True)
+    network = train.build_network(settings)
+    train.train(network, *small_data(), settings, tmp_path, progress=False)
+    assert len(graphs) == 1  # forward and loss in one graph, compiled once for all steps
+    _, expected, _ = whole_run
+    assert all(torch.equal(value, expected.state_dict()[name]) for name, value in network.state_dict().items())
 
 
 def test_threads_are_set_for_the_run_alone(tmp_path):
@@ -338,7 +471,19 @@ def test_a_batch_larger_than_the_data(tmp_path):
         ("momentum", 1.0),
         ("weight_decay", -0.1),
         ("milestones", (5, 3)),
-        ("threads", 0),
+        ("threads", -1),
+        ("dataset", "birds"),
+        ("backbone", "resnet50"),  # for the faces
+        ("backbone_weights", "DEFAULT"),  # for the small network
+        ("transform", "none"),
+        ("convention", "mine"),
+        ("mixed_precision", "float16"),
+        ("drop", "third"),
+        ("drop", -1),
+        ("drop", 1.0),
+        ("accumulation", 3),  # of 20 images
+        ("accumulation", 20),
+        ("backbone_factor", -0.1),
         ("seed", -1),
     ],
 )
@@ -347,12 +492,70 @@ def test_settings_out_of_range(name, value):
         Settings(**{name: value})
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("epochs", "3", "a whole number"),
+        ("epochs", 3.0, "a whole number"),
+        ("epochs", True, "a whole number"),
+        ("learning_rate", "0.1", "a number"),
+        ("weights", 3, "a list of numbers"),
+        ("weights", ["1", 2], "a number"),
+        ("milestones", [1.5], "a whole number"),
+        ("channels_last", 1, "true or false"),
+        ("backbone", 50, "a text"),
+        ("drop", [1, 2], "a text"),
+    ],
+)
+def test_settings_of_another_type(name, value, expected):
+    with pytest.raises(TypeError, match=f"^{name} must be {expected}; got "):
+        Settings(**{name: value})
+
+
+def test_numbers_are_kept_in_one_type():
+    settings = Settings(learning_rate=1, weights=[1, 2], milestones=[3])
+    assert repr((settings.learning_rate, settings.weights, settings.milestones)) == "(1.0, (1.0, 2.0), (3,))"
+
+
+@pytest.mark.parametrize(("text", "drop"), [("half", "half"), ("2", 2), ("0.4", 0.4)])
+def test_drop_on_the_command_line(text, drop):
+    assert repr(drop_from_text(text)) == repr(drop)
+    assert train.build_network(replace(SETTINGS, channels_per_class=5, drop=drop)).loss.drop == drop
+
+
+def test_the_convention_is_that_of_the_loss():
+    loss = train.build_network(replace(SETTINGS, convention="paper", weights=(0.005, 10))).loss
+    assert (loss.convention, loss.weights) == ("paper", (0.005, 10))
+
+
 # The command line
+
+
+def test_tensorboard_gets_every_measure(monkeypatch, tmp_path):
+    writer = Mock()
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=writer))
+    tensorboard(tmp_path)(dict.fromkeys(COLUMNS, 0.5) | {"epoch": 3})
+    writer.assert_called_once_with(str(tmp_path / "tensorboard"))
+    assert writer.return_value.add_scalar.call_args_list == [call(name, 0.5, 3) for name in COLUMNS[1:]]
+
+
+def test_tensorboard_that_is_not_installed(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert train.main(["--tensorboard", "--folder", str(tmp_path)]) == 1
+    assert "pip install tensorboard" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_such_device(tmp_path, capsys):
+    assert train.main(["--device", "gpu", "--folder", str(tmp_path)]) == 1
+    assert "device must be auto or one of this machine, such as cpu or cuda:0; got 'gpu'" in capsys.readouterr().err
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     train_set, test_set = small_data()
-    monkeypatch.setattr(train, "load_data", lambda _: (Interrupted(train_set, 45, press_ctrl_c), test_set))
+    interrupted = Interrupted(train_set, 45, press_ctrl_c)
+    interrupted.classes = [str(person) for person in range(40)]
+    monkeypatch.setattr(train, "load_data", lambda _: (interrupted, test_set))
     folder = tmp_path / "run"
     options = ["--training-photos", "1", "--epochs", "2", "--batch-size", "10", "--weights", "1", "2"]
     assert train.main([*options, "--folder", str(folder)]) == 130

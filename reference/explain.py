@@ -1,0 +1,129 @@
+"""Where the channels of a class look in given images: ``python -m reference.explain --help``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+from torch import Tensor
+
+from .build import picture_transform
+from .checkpoint import load_network
+from .datasets import Transform
+from .network import MCNetwork
+from .predict import read_picture
+from .views import class_index, views
+from .views_figure import Block, draw_views
+
+
+@dataclass(frozen=True)
+class Viewer:
+    """A network with what it takes to show it a picture.
+
+    Args:
+        name: what people call it.
+        network: on the CPU.
+        transform: an RGB picture of Pillow -> (image channels, H, W).
+        classes: the names of its classes.
+    """
+
+    name: str
+    network: MCNetwork
+    transform: Transform
+    classes: Sequence[str]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Draw a picture for each image; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m reference.explain",
+        description="Draw where the channels of a class look in each image: those of the true class and, where the "
+        "prediction is wrong, of the predicted one.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="a file")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="the network")
+    parser.add_argument("--compare", type=Path, metavar="CHECKPOINT", help="another network, drawn beside it")
+    parser.add_argument("--class", dest="true_class", metavar="NAME", help="the true class of the images")
+    parser.add_argument("--output", type=Path, default=Path("runs/explain"), metavar="FOLDER", help="for the pictures")
+    options = parser.parse_args(arguments)
+    try:
+        viewers = [load_viewer(path) for path in (options.checkpoint, options.compare) if path is not None]
+        explain(options.images, viewers, options.output, options.true_class)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def explain(
+    images: Sequence[Path], viewers: Sequence[Viewer], output: Path, true_class: str | None = None
+) -> list[Path]:
+    """Draw, and print in numbers, what each network's channels look at in each image.
+
+    Args:
+        images: files.
+        viewers: the networks, of the same classes.
+        output: the folder for the pictures, each named after its image: ``bird.jpg`` gives ``bird-channels.png``.
+        true_class: of every image; None to look at the predicted class alone.
+
+    Returns:
+        The pictures' files.
+
+    Raises:
+        ValueError: an image cannot be read, two would give one file, the networks have other classes, or there is no
+            such class; the message has the nearest names.
+    """
+    first, *others = viewers
+    for other in others:
+        if list(other.classes) != list(first.classes):
+            raise ValueError(
+                f"the networks must have the same classes; {first.name} has {_some(first.classes)} and {other.name} "
+                f"{_some(other.classes)}."
+            )
+    if true_class is not None:
+        class_index(true_class, first.classes)
+    paths: dict[Path, Path] = {}  # by them, the images
+    for image in images:
+        path = output / f"{image.stem}-channels.png"
+        if path in paths:
+            raise ValueError(f"{paths[path]} and {image} would both be drawn to {path}; draw them to two folders.")
+        paths[path] = image
+    for path, image in paths.items():
+        picture = read_picture(image)
+        blocks = [view_picture(viewer, picture, true_class) for viewer in viewers]
+        draw_views(picture, blocks, image.name, path)
+        print(path)
+        for block in blocks:
+            for view in block.views:
+                print(f"  {block.name}: {view.title()}: {view.numbers()}")
+    return list(paths)
+
+
+def view_picture(viewer: Viewer, picture: Image.Image, true_class: str | None) -> Block:
+    """What a network sees of a picture, and where its channels look there."""
+    image: Tensor = viewer.transform(picture)
+    # Every transform scales and shifts the values; which of them are 0 and 1, black and white tell.
+    black, white = (viewer.transform(Image.new("RGB", picture.size, colour)) for colour in ("black", "white"))
+    photo = ((image - black) / (white - black)).clamp(0, 1)
+    return Block(viewer.name, photo, views(viewer.network, image, viewer.classes, true_class))
+
+
+def load_viewer(path: Path) -> Viewer:
+    """The network of a checkpoint, named after the checkpoint and its loss."""
+    network, settings, classes = load_network(path)
+    loss = "cross-entropy" if network.loss is None else "cross-entropy + MC-Loss"
+    name = f"{loss} ({'/'.join(path.parts[-2:])})"
+    return Viewer(name, network, picture_transform(settings, training=False), classes)
+
+
+def _some(classes: Sequence[str]) -> str:
+    return f"{len(classes)} ({', '.join(classes[:3])}{', …' if len(classes) > 3 else ''})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,325 @@
+"""What is drawn and said of where channels look, for networks whose channels are known."""
+
+import csv
+from dataclasses import asdict
+from math import exp
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn.functional import avg_pool2d
+from torchvision.transforms import v2
+
+from mcl_triton import ChannelGroups
+from reference import checkpoint, explain, overlap_curve, views_figure
+from reference.build import build_network
+from reference.explain import Viewer
+from reference.network import MCNetwork, global_max_pooling
+from reference.settings import Settings
+from reference.transforms import from_scratch
+from reference.views import views
+
+CLASSES = ["001.Red_Kite", "002.Green_Finch"]
+
+
+class Colours(nn.Module):
+    """(B, 3, H, W) -> (B, 5, H/4, W/4): red and red for a class; left and right of green, and blue, for another."""
+
+    def forward(self, images):
+        red, green, blue = avg_pool2d((images + 1) / 2, 4).unbind(dim=1)
+        middle = green.shape[2] // 2
+        left, right = green.clone(), green.clone()
+        left[..., middle:] = 0
+        right[..., :middle] = 0
+        return torch.stack([red, red, left, right, blue], dim=1)
+
+
+def make_viewer(name: str = "colours", *, swapped: bool = False) -> Viewer:
+    """A network that predicts the brighter of red and green; the other one, if they are swapped."""
+    head = nn.Linear(5, 2)
+    rows = [[1.0, 0, 0, 0, 0], [0, 0, 0.5, 0.5, 0]]
+    head.weight.data = torch.tensor(rows[::-1] if swapped else rows)
+    head.bias.data.zero_()
+    network = MCNetwork(Colours(), ChannelGroups([2, 3]), pooling=global_max_pooling(), head=head)
+    transform = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.5] * 3)])
+    return Viewer(name, network, transform, CLASSES)
+
+
+def make_picture() -> Image.Image:
+    """48×32 pixels: a red square, and half as bright a green line all across."""
+    pixels = np.zeros((32, 48, 3), dtype=np.uint8)
+    pixels[0:8, 8:16, 0] = 255
+    pixels[16:20, :, 1] = 128
+    return Image.fromarray(pixels)
+
+
+def of_picture(true_class: str | None, swapped: bool = False):
+    viewer = make_viewer(swapped=swapped)
+    return views(viewer.network, viewer.transform(make_picture()), CLASSES, true_class)
+
+
+@pytest.mark.parametrize(
+    ("true_class", "swapped", "expected"),
+    [
+        (None, False, [("001.Red_Kite", "predicted")]),
+        (None, True, [("002.Green_Finch", "predicted")]),
+        ("001.Red_Kite", False, [("001.Red_Kite", "true and predicted")]),
+        ("002.Green_Finch", False, [("002.Green_Finch", "true"), ("001.Red_Kite", "predicted")]),
+        ("001.Red_Kite", True, [("001.Red_Kite", "true"), ("002.Green_Finch", "predicted")]),
+    ],
+)
+def test_the_true_class_and_a_wrong_prediction(true_class, swapped, expected):
+    assert [(view.class_name, view.role) for view in of_picture(true_class, swapped)] == expected
+
+
+def test_what_is_measured():
+    green, red = of_picture("002.Green_Finch")
+    half = 128 / 255
+    assert red.probability == pytest.approx(1 / (1 + exp(half - 1)))
+    assert green.probability == pytest.approx(1 - red.probability)
+    assert red.overlap == 1
+    assert green.overlap == 0  # blue, which is nowhere, does not count
+    assert red.diversity == pytest.approx(1)
+    # By hand: 96 places, of which each half of the line has 6.
+    line, others = exp(half), 1.0
+    total = 6 * line + 90 * others
+    assert green.diversity == pytest.approx(12 * line / total + 84 / 96)
+
+
+def test_maps_are_those_of_the_class_and_their_maximum():
+    green, red = of_picture("002.Green_Finch")
+    assert red.maps.shape == (3, 32, 48)  # the larger group of the other class leaves nothing behind
+    assert green.maps.shape == (4, 32, 48)
+    assert torch.equal(red.maps[0], red.maps[2])
+    left, right, blue, maximum = green.maps
+    assert blue.max() == 0
+    assert maximum[18].tolist() == pytest.approx([1] * 48)  # however dark the line is
+    assert maximum[:10].max() == 0
+    assert left[18, :20].min() > 0.8
+    assert left[18, 28:].max() == 0
+    assert right[18, :20].max() == 0
+
+
+def test_the_box_is_around_the_maximum():
+    green, red = of_picture("002.Green_Finch")
+    # The square ends at 8; its map falls to 20 % within four fifths of the four pixels between two centres.
+    left, top, width, height = red.box
+    assert (top, height) == (0, 9)
+    assert (left, left + width) == (7, 17)
+    assert (green.box[0], green.box[2]) == (0, 48)
+    assert 12 < green.box[1] < 16
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / "kite.png"
+    make_picture().save(path)
+    return path
+
+
+def test_a_file_for_each_image(image, tmp_path, capsys):
+    other = tmp_path / "finch.bmp"
+    make_picture().transpose(Image.Transpose.ROTATE_90).save(other)
+    paths = explain.explain([image, other], [make_viewer()], tmp_path / "new" / "folder")
+    assert paths == [tmp_path / "new" / "folder" / name for name in ("kite-channels.png", "finch-channels.png")]
+    assert sorted((tmp_path / "new" / "folder").iterdir()) == sorted(paths)
+    printed = capsys.readouterr().out.splitlines()
+    half = 128 / 255  # of the line; in one of the halves of the rotated picture it is not
+    first, second = (
+        f"  colours: 001.Red_Kite (predicted): probability {1 / (1 + exp(green - 1)):.1%}, overlap 1.00, h = 1.0 of 2"
+        for green in (half, half / 2)
+    )
+    assert printed == [str(paths[0]), first, str(paths[1]), second]
+    wide, high = (np.asarray(Image.open(path).convert("RGB")) for path in paths)
+    assert high.shape[0] > wide.shape[0]  # as the photographs are
+
+
+def test_pictures_are_drawn(image, tmp_path):
+    viewers = [make_viewer("long " * 40), make_viewer(r"$\no formula$", swapped=True)]
+    (path,) = explain.explain([image], viewers, tmp_path / "drawn", "002.Green_Finch")
+    pixels = np.asarray(Image.open(path).convert("RGB"))
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100
+    assert (pixels.min(axis=2) < 250).mean() > 0.05  # not just paper
+    edges = (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1])
+    assert all((edge == 255).all() for edge in edges), "something is cut off"
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures in place of their files."""
+    drawn = []
+    monkeypatch.setattr(views_figure, "save", lambda figure, path: drawn.append(figure))
+    yield drawn
+    for figure in drawn:
+        views_figure.plt.close(figure)
+
+
+def test_networks_side_by_side_under_their_names_and_classes(image, figures, tmp_path):
+    viewers = [make_viewer("one"), make_viewer("two", swapped=True)]
+    explain.explain([image], viewers, tmp_path, "002.Green_Finch")
+    (figure,) = figures
+    places = {text.get_text(): text.get_position() for text in figure.texts}
+    assert "kite.png" in places
+    titles = [
+        "one",
+        "two",
+        "002.Green_Finch (true)",
+        "002.Green_Finch (true and predicted)",
+        "001.Red_Kite (predicted)",
+    ]
+    one, two, right, wrong, predicted = (places[title] for title in titles)
+    assert one[0] == right[0] == predicted[0] < two[0] == wrong[0]
+    assert one[1] == two[1] > right[1] == wrong[1] > predicted[1]
+    assert min(axis.get_position().y0 for axis in figure.axes) > max(y for _, y in list(places.values())[-2:]) > 0
+    assert sum(text.get_text().endswith("h = 1.0 of 2") for text in figure.texts) == 1
+    assert [axis.get_title() for axis in figure.axes] == [
+        "",  # the photograph
+        *["channel 1", "channel 2", "channel 3", "maximum"],
+        *["channel 1", "channel 2", "maximum"],
+        *["channel 1", "channel 2", "channel 3", "maximum"],
+    ]
+
+
+def pictures_of(figure) -> list[np.ndarray]:
+    return [np.asarray(axis.images[0].get_array()) for axis in figure.axes]
+
+
+def test_overlays_are_bright_where_the_channel_is_active(image, figures, tmp_path):
+    explain.explain([image], [make_viewer()], tmp_path, "002.Green_Finch")
+    photo, left, right, blue, maximum, *_ = pictures_of(figures[0])
+    assert photo.shape == left.shape == (107, 160, 3)  # 32 to 48, the longer side of 1.6 inches
+    assert photo[10, 40].tolist() == [255, 0, 0]
+    line = slice(58, 62)
+    assert left[line, :60].min() > right[line, :60].max()
+    assert right[line, 100:].min() > left[line, 100:].max()
+    assert np.array_equal(maximum[line, :60], left[line, :60])
+    # Nothing but the photograph in grey, less bright: the square is a third of white.
+    assert np.ptp(blue, axis=2).max() < 0.01
+    assert blue[10, 40, 0] == pytest.approx(0.65 / 3, abs=0.01)
+
+
+def test_the_box_is_drawn_over_the_maximum(image, figures, tmp_path):
+    explain.explain([image], [make_viewer()], tmp_path)
+    assert [len(axis.patches) for axis in figures[0].axes] == [0, 0, 0, 1]
+    box = figures[0].axes[-1].patches[0]
+    scale = 160 / 48
+    assert box.get_x() == pytest.approx(7 * scale - 0.5)
+    assert box.get_width() == pytest.approx(10 * scale)
+    assert box.get_y() == pytest.approx(-0.5)
+    assert box.get_height() == pytest.approx(9 * scale, rel=0.01)  # the figure's pixels are whole ones
+
+
+def test_many_channels_go_on_in_the_next_line(image, figures, tmp_path):
+    viewer = make_viewer()
+    network = MCNetwork(nn.Conv2d(3, 13, 4, 4), ChannelGroups([13]))
+    explain.explain([image], [Viewer("many", network, viewer.transform, ["bird"])], tmp_path)
+    corners = [(round(axis.get_position().x0, 4), round(axis.get_position().y0, 4)) for axis in figures[0].axes[1:]]
+    assert len(set(corners)) == 14
+    lefts, uppers = zip(*corners, strict=True)
+    assert lefts[:6] == lefts[6:12] == tuple(sorted(set(lefts)))
+    assert uppers[0] == uppers[5] > uppers[6] == uppers[11] > uppers[12] == uppers[13] > 0
+
+
+def test_what_the_network_sees_is_shown():
+    """Not the whole picture, nor in the pipeline's units."""
+    generator = np.random.default_rng(0)
+    picture = Image.fromarray(generator.integers(0, 256, (300, 200, 3), dtype=np.uint8))
+    viewer = Viewer("cropped", make_viewer().network, from_scratch(training=False), CLASSES)
+    photo = explain.view_picture(viewer, picture, None).photo
+    expected = np.asarray(picture.resize((224, 224), Image.Resampling.BILINEAR)).transpose(2, 0, 1) / 255
+    assert photo.shape == (3, 224, 224)
+    assert np.abs(photo.numpy() - expected).max() < 1e-5
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    """Of networks for the faces, with and without MC-Loss."""
+    paths = []
+    for name, weights in (("with", (0.5, 3.0)), ("without", (0.0, 0.0))):
+        settings = Settings(weights=weights, channels_per_class=2)
+        network = build_network(settings)
+        paths.append(tmp_path / name / "checkpoint.pt")
+        paths[-1].parent.mkdir()
+        classes = [f"s{person}" for person in range(1, 41)]
+        checkpoint.save(paths[-1], {"settings": asdict(settings), "classes": classes, "network": network.state_dict()})
+    return paths
+
+
+def test_from_the_command_line(checkpoints, image, tmp_path, capsys):
+    first, second = map(str, checkpoints)
+    arguments = [str(image), "--checkpoint", first, "--compare", second, "--class", "s7", "--output", str(tmp_path)]
+    assert explain.main(arguments) == 0
+    path, *lines = capsys.readouterr().out.splitlines()
+    assert path == str(tmp_path / "kite-channels.png")
+    assert Image.open(path).size[0] > 500
+    assert lines[0].startswith("  cross-entropy + MC-Loss (with/checkpoint.pt): s7 (true")
+    assert any(line.startswith("  cross-entropy (without/checkpoint.pt): s7 (true") for line in lines[1:])
+
+
+def test_no_such_class(checkpoints, image, tmp_path, capsys):
+    assert explain.main([str(image), "--checkpoint", str(checkpoints[0]), "--class", "S40"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: there is no class 'S40' among the network's 40; the nearest are s40, ")
+
+
+def test_an_image_that_cannot_be_read(checkpoints, tmp_path, capsys):
+    path = tmp_path / "broken.jpg"
+    path.write_bytes(b"no picture")
+    arguments = ["--checkpoint", str(checkpoints[0]), "--output", str(tmp_path / "none")]
+    assert explain.main([str(path), *arguments]) == 1
+    assert f"{path} cannot be read as an image" in capsys.readouterr().err
+    assert explain.main([str(tmp_path / "missing.jpg"), *arguments]) == 1
+    assert f"there is no image {tmp_path / 'missing.jpg'}" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_two_images_of_one_name(image, tmp_path):
+    other = tmp_path / "other" / "kite.jpg"
+    with pytest.raises(ValueError, match=f"{image} and {other} would both be drawn to .*kite-channels.png"):
+        explain.explain([image, other], [make_viewer()], tmp_path)
+
+
+def test_networks_of_other_classes(image, tmp_path):
+    other = make_viewer("other")
+    renamed = Viewer("renamed", other.network, other.transform, ["kite", "finch"])
+    with pytest.raises(
+        ValueError, match=r"same classes; other has 2 \(001.Red_Kite, 002.Green_Finch\) and renamed 2 \(k"
+    ):
+        explain.explain([image], [other, renamed], tmp_path)
+
+
+def write_metrics(folder, **columns):
+    folder.mkdir()
+    with open(folder / "metrics.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+
+
+def test_overlap_over_training(tmp_path, monkeypatch, capsys):
+    write_metrics(tmp_path / "with", epoch=[1, 2, 3], test_overlap=[0.5, 0.25, 0.125])
+    write_metrics(tmp_path / "without", epoch=[1, 2], test_overlap=[0.5, "nan"])
+    figures = []
+    save = overlap_curve.save
+    monkeypatch.setattr(overlap_curve, "save", lambda figure, path: (figures.append(figure), save(figure, path)))
+    output = tmp_path / "curve.png"
+    folders = [str(tmp_path / "with"), str(tmp_path / "without")]
+    assert overlap_curve.main([*folders, "--output", str(output)]) == 0
+    assert capsys.readouterr().out == f"{output}\n"
+    (axis,) = figures[0].axes
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in axis.lines}
+    assert drawn[folders[0]] == [[1, 0.5], [2, 0.25], [3, 0.125]]
+    assert drawn[folders[1]][0] == [1, 0.5]
+    assert np.isnan(drawn[folders[1]][1][1])
+    pixels = np.asarray(Image.open(output).convert("RGB"))
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100
+
+
+def test_a_run_without_overlap(tmp_path, capsys):
+    assert overlap_curve.main([str(tmp_path / "gone")]) == 1
+    assert "there is no" in capsys.readouterr().err
+    write_metrics(tmp_path / "old", epoch=[1], test_accuracy=[0.5])
+    assert overlap_curve.main([str(tmp_path / "old")]) == 1
+    assert "must have a column test_overlap, a row an epoch; it has epoch, test_accuracy" in capsys.readouterr().err
