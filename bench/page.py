@@ -48,6 +48,23 @@ def speed(rows: Rows, shapes: Callable[[Result], bool] = lambda row: True) -> li
     return lines[:-1]
 
 
+def ranges(rows: Rows) -> list[str]:
+    """How many times our time the others take, from the least to the most over all real shapes, by dtype and layout."""
+    ratios = [row for row in rows if row.metric == "ratio" and row.mode == "both" and _has_name(row)]
+    kinds = sorted({f"{row.dtype} {row.layout}" for row in ratios}, reverse=True)
+    lines = []
+    for device in _devices(ratios)[:1]:
+        here = [row for row in ratios if row.device == device]
+        lines += [f"**{device}**:", "", f"| | {' | '.join(kinds)} |", "|---" * (1 + len(kinds)) + "|"]
+        for name in _distinct(row.provider for row in here):
+            values = {
+                kind: sorted(row.value for row in here if (row.provider, f"{row.dtype} {row.layout}") == (name, kind))
+                for kind in kinds
+            }
+            lines.append(_line(name, *(_range_of_ratios(of) if of else "–" for of in values.values())))
+    return lines
+
+
 def memory(rows: Rows) -> list[str]:
     """For each measured device, the most memory that a step holds, in units of the features' size."""
     lines = []
@@ -135,7 +152,8 @@ def features_bytes(row: Result) -> int:
 
 TABLES = {
     "speed": speed,
-    "headline": lambda rows: speed([row for row in rows if not row.device.endswith(", 1 thread")], _is_shown),
+    "ranges": ranges,
+    "headline": lambda rows: speed([row for row in rows if not row.device.endswith(", 1 thread")], _is_headline),
     "memory": memory,
     "accuracy": accuracy,
     "counted": counted,
@@ -181,9 +199,18 @@ def _is_shown(row: Result) -> bool:
     return name_of(row.shape).startswith("CUB") and f"{row.dtype} {row.layout}" in VARIANTS
 
 
+def _is_headline(row: Result) -> bool:
+    return _is_shown(row) and row.provider in ("official", "plain", "plain, compiled")
+
+
 def _range(rows: Rows, metric: str, factor: float = 1.0) -> str:
     values = sorted({f"{factor * row.value:.0f}" for row in rows if row.metric == metric}, key=float)
     return "–".join(dict.fromkeys((values[0], values[-1])))
+
+
+def _range_of_ratios(values: list[float]) -> str:
+    faster = sum(value < 1 for value in values)
+    return f"{values[0]:.2f}× to {values[-1]:.2f}×, faster than ours in {faster} of {len(values)}"
 
 
 def _times(row: Result) -> str:

@@ -82,6 +82,21 @@ def test_every_device_has_a_table_and_what_was_not_measured_a_dash() -> None:
     ]
 
 
+def test_the_ranges_are_over_all_real_shapes() -> None:
+    shapes = ["4x2048x14x14 (52x20 + 48x21)", "4x2048x14x14 (94x20 + 8x21)"]
+    more = [row("official", "ratio", value, shape=shape) for value, shape in zip((0.5, 6.0), shapes, strict=True)]
+    contiguous = row("plain", "ratio", 1.25, dtype="float32", layout="contiguous")
+    less_known = row("official", "ratio", 99.0, device="Some CPU, 1 thread")
+    assert page.ranges([*ROWS, *more, contiguous, less_known]) == [
+        "**Some CPU, 2 threads**:",
+        "",
+        "| | float32 contiguous | bfloat16 channels_last |",
+        "|---|---|---|",
+        "| official | – | 0.50× to 6.00×, faster than ours in 1 of 3 |",
+        "| plain | 1.25× to 1.25×, faster than ours in 0 of 1 | – |",
+    ]
+
+
 def test_the_table_of_memory_is_in_units_of_the_features() -> None:
     assert page.memory(ROWS)[-1].endswith("channels_last | 1.25 | 3.50 |")
 

@@ -211,7 +211,9 @@ def test_speedup_bars_are_as_long_as_the_ratios(figures, rows):
     for axis in axes:
         peer = axis.get_title(loc="left").replace("\n", " ")
         assert bars_in(axis) == {
-            name: both_values(rows, peer, case, "ratio", PROCESSOR) for name, case in NAMES.items()
+            name: both_values(rows, peer, case, "ratio", PROCESSOR)
+            for name, case in NAMES.items()
+            if name != CARS_NAME  # of another data set
         }
         (mark,) = [line for line in axis.lines if len(line.get_xdata()) == 2 and set(line.get_ydata()) == {0, 1}]
         assert set(mark.get_xdata()) == {1}
@@ -288,7 +290,7 @@ def test_roofline_is_in_microseconds(figures, rows):
 
 def test_bandwidth_has_the_copy_beside(figures, rows):
     for axis, case_of in zip(axes_of(figures["bandwidth"]), (lambda case: case, in_bfloat16), strict=True):
-        assert axis.get_xlim()[0] == 0
+        assert axis.get_xscale() == "log"
         for provider in (*EVERYONE, "copy"):
             assert dots_in(axis, provider) == {
                 name: [value_of(rows, provider, case_of(case), "bandwidth", GPU)] for name, case in NAMES.items()
@@ -325,9 +327,9 @@ def test_who_is_wrong_is_mentioned_and_not_drawn(rows):
         figure = plot.draw(name, [*rows, *timed, some])
         texts = texts_of(figure)
         notes = texts[-1]
-        assert "Holocron computes another loss and is not timed." in notes
+        assert "Holocron computes another loss and is left out." in notes
         cases = len({(row.shape, row.dtype, row.device) for row in rows if row.provider == "plain"})
-        assert f"plain computes another loss in 1 of {cases} cases and is not timed there." in notes
+        assert f"plain computes another loss in 1 of {cases} cases and is left out there." in notes
         assert not any(text.startswith("Holocron") and "another loss" not in text for text in texts)
     of_plain = dots_in(axes_of(plot.draw("time", [*rows, some]))[-2], "plain")
     assert of_plain[CARS_NAME]
@@ -350,7 +352,7 @@ def test_what_is_counted_and_what_is_compiled_are_compared(rows):
     figure = plot.draw("bytes_launches", [*rows, compiled, kernel])
     (title,) = [text.get_text() for text in figure.findobj(Text) if text.get_fontsize() == 11.5]
     assert title.endswith(", counted and read off compiled code")
-    assert f"H100 (code), {PROCESSOR} · {VERSIONS}" in texts_of(figure)
+    assert f"{PROCESSOR}; H100 (code), for torch.compile · {VERSIONS}" in texts_of(figure)
     (panel,) = [axis for axis in axes_of(figure)[6:] if axis.get_title(loc="left") == "plain, compiled"]
     assert bars_in(panel)[CUB_NAME] == [7]
     (panel, _) = [axis for axis in axes_of(figure) if axis.get_title(loc="left") == "somebody:loss"]
