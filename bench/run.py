@@ -111,10 +111,12 @@ def measure(
             ratios = [time / own for time, own in zip(times, seconds[ours, mode, metric], strict=True)]
             rows.append(_row(name, case, mode, "ratio", ratios, device))
     for provider in everyone:
-        for mode in ("forward", "both"):
+        for mode in modes:
             if (provider.name, mode, "wall") in timed:
                 call = call_of(provider.loss, mode)
-                peak = peak_bytes(lambda: call.run(inputs[0]), device)  # noqa: B023, called at once
+                prepared = call.prepared(inputs[0])
+                peak = peak_bytes(lambda: call.run(prepared), device)  # noqa: B023, called at once
+                del prepared
                 rows.append(_row(provider.name, case, mode, "peak", [peak], device))
     return rows
 

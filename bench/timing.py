@@ -79,25 +79,23 @@ def clocks(call: Call, inputs: Sequence[Inputs], device: torch.device, warm_up: 
     if device.type != "cuda":
         return {"wall": _wall(call, inputs, _nothing)}
     found = {"wall": _wall(call, inputs, torch.cuda.synchronize), "operator": _between_events(call, inputs)}
-    if (reason := _waits_for_the_device(call, inputs[0])) is None:
+    try:
+        _require_no_waiting(call, inputs[0])
         found["kernel"] = _replayed(call, inputs)
-    else:
-        print(f"  {name} cannot be captured in a CUDA graph: {reason}")
+    except RuntimeError as error:
+        print(f"  {name} cannot be captured in a CUDA graph: {str(error).splitlines()[0]}")
     return found
 
 
-def _waits_for_the_device(call: Call, inputs: Inputs) -> str | None:
-    """What PyTorch says where a call waits; found out before capturing, which such a call would leave in disorder."""
+def _require_no_waiting(call: Call, inputs: Inputs) -> None:
+    """RuntimeError for a call that waits for the device: capturing it would leave PyTorch's memory in disorder."""
     prepared = call.prepared(inputs)
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:
         call.run(prepared)
-    except RuntimeError as error:
-        return str(error).splitlines()[0]
     finally:
         torch.cuda.set_sync_debug_mode(before)
-    return None
 
 
 def _nothing() -> None:

@@ -55,7 +55,8 @@ def test_the_command_writes_and_prints_everything(tmp_path: Path, capfd: pytest.
             ratios = {("ratio", mode) for mode in timing.MODES if provider != "ours, eager"}
             timed = {(metric, mode) for metric in ("wall", "bandwidth") for mode in timing.MODES}
             assert {(row.metric, row.mode) for row in of} == timed | ratios | {
-                *(("peak", "forward"), ("peak", "both"), ("error", "both")),
+                *(("peak", mode) for mode in timing.MODES),
+                ("error", "both"),
             }
             assert all(row.value > 0 for row in of)
             assert all(row.samples == (1 if row.metric in ("peak", "error") else 3) for row in of)
@@ -180,9 +181,11 @@ class FakeGpu:
     capturing: Any = None
     sync_mode: str = "default"
 
-    def call(self, name: str, waits: bool = False) -> None:
+    def call(self, name: str, waits: bool = False, can_be_captured: bool = True) -> None:
         if waits and self.sync_mode == "error":
             raise RuntimeError("called a synchronizing CUDA operation\nmore")
+        if self.capturing is not None and not can_be_captured:
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
         if self.capturing is None:
             self.now += 1.0
             self.log.append(name)
@@ -269,15 +272,22 @@ def test_on_a_gpu_kernels_operators_and_wall_time_are_told_apart(gpu: FakeGpu) -
     assert gpu.log == ["prepare", "wait", "run a", "wait"]
 
 
-def test_a_call_that_waits_for_the_device_is_not_captured_and_timed_all_the_same(
-    gpu: FakeGpu, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ({"waits": True}, "called a synchronizing CUDA operation"),
+        ({"can_be_captured": False}, "operation not permitted when stream is capturing"),
+    ],
+)
+def test_a_call_that_cannot_be_captured_is_timed_all_the_same(
+    kind: dict[str, bool], reason: str, gpu: FakeGpu, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    call = timing.Call(lambda inputs: gpu.call("run", waits=True))
+    call = timing.Call(lambda inputs: gpu.call("run", **kind))
     clocks = timing.clocks(call, ["a"], torch.device("cuda"), warm_up=1, name="Theirs")  # type: ignore[list-item]
     assert set(clocks) == {"wall", "operator"}
     assert gpu.sync_mode == "default"
     printed = capsys.readouterr().out
-    assert printed == "  Theirs cannot be captured in a CUDA graph: called a synchronizing CUDA operation\n"
+    assert printed == f"  Theirs cannot be captured in a CUDA graph: {reason}\n"
 
 
 def test_rotated_inputs_are_more_than_twice_the_cache_and_not_too_many(gpu: FakeGpu) -> None:
