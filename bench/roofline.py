@@ -15,13 +15,12 @@ BANDWIDTHS = {"A100 80GB SXM": 2039, "H100 SXM": 3350, "H200": 4800, "B200": 800
 LAUNCH_MICROSECONDS = 3.0
 
 
-def milliseconds(gpu: str, nbytes: int, launches: int, launch_microseconds: float = LAUNCH_MICROSECONDS) -> float:
+def milliseconds(gpu: str, nbytes: int, launches: int) -> float:
     """The least time that so many bytes and launches take.
 
     Args:
         gpu: a key of `BANDWIDTHS`.
         nbytes: read from and written to memory.
         launches: how many kernels.
-        launch_microseconds: what each costs.
     """
-    return nbytes / (BANDWIDTHS[gpu] * 1e6) + launches * launch_microseconds / 1e3
+    return nbytes / (BANDWIDTHS[gpu] * 1e6) + launches * LAUNCH_MICROSECONDS / 1e3

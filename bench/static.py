@@ -196,7 +196,7 @@ def table(rows: Sequence[Result], cases: Iterable[Case]) -> Iterator[str]:
         here = [row for row in rows if (row.shape, row.dtype, row.layout) == (case.shape, case.dtype_name, case.layout)]
         yield f"{name_of(case.shape)}: {case}"
         yield f"  {'forward + backward':34}{'launches':>12}{'bytes / |F|':>18}" + "".join(
-            f"{gpu:>15}" for gpu in BANDWIDTHS
+            f"{f'{gpu}, model':>22}" for gpu in BANDWIDTHS
         )
         for provider in dict.fromkeys(row.provider for row in here if row.metric == "traffic"):
             of = {
@@ -209,7 +209,7 @@ def table(rows: Sequence[Result], cases: Iterable[Case]) -> Iterator[str]:
             )
             line = f"  {provider:34}{f'{launches[0]:.0f} + {launches[1]:.0f}':>12}"
             line += f"{' + '.join(f'{value / case.nbytes:.2f}' for value in nbytes):>18}"
-            yield line + "".join(f"{1e3 * of['roofline', 'both', f'{gpu} (model)']:12.0f} µs" for gpu in BANDWIDTHS)
+            yield line + "".join(f"{1e3 * of['roofline', 'both', f'{gpu} (model)']:19.0f} µs" for gpu in BANDWIDTHS)
         ours = [row for row in here if ": " in row.provider]
         for (provider, device), facts in groupby(ours, lambda row: (row.provider, row.device)):
             told = ", ".join(f"{fact.metric} {fact.value:g}" for fact in facts)
@@ -240,5 +240,6 @@ def write(cases: Sequence[Case], targets: Sequence[str], output: Path) -> None:
         reports = compile_kernels(pool, cases, targets)
     rows = [*rows_of_counts(counts), *rows_of_rooflines(counts), *rows_of_kernels(reports)]
     results.write(output, rows)
+    print("µs and occupancy are modelled, nobody has measured them; the rest is counted, or read off compiled code")
     print(*table(rows, cases), sep="\n")
     print(f"{len(rows)} results in {output}")

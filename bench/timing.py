@@ -54,13 +54,13 @@ def copy_call() -> Call:
 def rotation(case: Case, device: torch.device) -> int:
     """How many inputs must take turns so that a GPU's second-level cache never holds the next one; 1 on a CPU.
 
-    64 at most: features of less than a 30th of the cache stay in it. A CPU's caches hold what the network's last layer
-    has just written, in training too.
+    512 at most, which is enough for all that is compared here: features of less than a 256th of the cache stay in it. A
+    CPU's caches hold what the network's last layer has just written, in training too.
     """
     if device.type != "cuda":
         return 1
     cache = torch.cuda.get_device_properties(device).L2_cache_size
-    return min(64, 1 + math.ceil(2 * cache / case.nbytes))
+    return min(512, 1 + math.ceil(2 * cache / case.nbytes))
 
 
 def clocks(call: Call, inputs: Sequence[Inputs], device: torch.device, warm_up: int, name: str) -> dict[str, Clock]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bench import __main__ as bench
 from bench import results, run, timing
-from bench.cases import Case
+from bench.cases import Case, sweeps
 from bench.memory import peak_bytes
 from bench.providers import Inputs, Provider, ours_eager, plain
 from bench.results import Result
@@ -292,8 +292,8 @@ def test_a_call_that_cannot_be_captured_is_timed_all_the_same(
 
 def test_rotated_inputs_are_more_than_twice_the_cache_and_not_too_many(gpu: FakeGpu) -> None:
     cuda = torch.device("cuda")
-    assert timing.rotation(CASE, cuda) == 64
-    for case in (Case(32, ChannelGroups.split(512, 200), 7), Case(32, ChannelGroups.split(2048, 200), 14)):
+    assert timing.rotation(CASE, cuda) == 512
+    for case in [*run.all_cases(), *(case for sweep in sweeps().values() for case in sweep.values())]:
         others = (timing.rotation(case, cuda) - 1) * case.nbytes
         assert 100 * 2**20 <= others < 100 * 2**20 + case.nbytes
     assert timing.rotation(CASE, CPU) == 1

@@ -121,6 +121,8 @@ def test_what_is_printed(table):
         )
         assert f" {sum(forward.values()):.0f} + {sum(backward.values()):.0f} " in line
     assert str(CASE) in printed
+    assert "µs and occupancy are modelled, nobody has measured them" in printed
+    assert "H100 SXM, model" in printed
 
 
 def test_the_bytes_of_our_kernels_are_those_of_the_interpreter():
