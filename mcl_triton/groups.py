@@ -32,8 +32,9 @@ class ChannelGroups:
         TypeError: ``sizes`` is not an iterable of integers.
         ValueError: there is no class, or a class has no channel.
 
-    >>> ChannelGroups([3, 3, 2])
-    ChannelGroups(2x3 + 1x2)
+    Examples:
+        >>> ChannelGroups([3, 3, 2])
+        ChannelGroups(2x3 + 1x2)
     """
 
     __slots__ = ("_hash", "is_uniform", "num_channels", "num_classes", "offsets", "runs", "sizes")
@@ -99,8 +100,9 @@ class ChannelGroups:
             TypeError: an argument is not an integer.
             ValueError: an argument is less than 1, or there are fewer channels than classes.
 
-        >>> ChannelGroups.split(2048, 200)
-        ChannelGroups(152x10 + 48x11)
+        Examples:
+            >>> ChannelGroups.split(2048, 200)
+            ChannelGroups(152x10 + 48x11)
         """
         num_channels = positive("num_channels", num_channels)
         num_classes = positive("num_classes", num_classes)

@@ -56,7 +56,7 @@ def mc_loss(
 ) -> MCLossOutput:
     """The mutual-channel loss of a batch, to be added to the cross-entropy of the classifier.
 
-    With (g, h) from `channel_pool`, L_dis = cross_entropy(g, targets) and ξ the channels of each class::
+    With (g, h) from `channel_pool`, L_dis = cross_entropy(g, targets) and ξ the channels of each class:
 
         convention="official", weights=(α, β):   loss = α * L_dis + β * (1 - (h / ξ).mean())
         convention="paper",    weights=(μ, λ):   loss = μ * (L_dis - λ * h.mean())
@@ -85,8 +85,7 @@ def mc_loss(
         backend: see `channel_pool`.
 
     Returns:
-        `MCLossOutput`: loss, discriminality, diversity (scalars) and scores (B, C), float32, or float64 where the
-        features are.
+        Loss, discriminality, diversity (scalars) and scores (B, C), float32, or float64 where the features are.
 
     Raises:
         TypeError, ValueError: an argument does not fit; the message says which and how. Targets out of range raise
@@ -145,18 +144,17 @@ class MCLoss(nn.Module):
     It has no parameters, and no state of its own; class weights move with the module.
 
     Args:
-        groups: which of the N channels belong to which of the C classes.
-        drop, generator, convention, weights, label_smoothing, class_weights, ignore_index, criterion, backend: see
-            `mc_loss`.
+        groups: which of the N channels belong to which of the C classes. All other arguments are those of `mc_loss`.
 
     Raises:
         TypeError, ValueError, ImportError: see `mc_loss`; what does not depend on a batch is checked when the module is
             made.
 
-    >>> loss = MCLoss(ChannelGroups.split(512, 200))
-    >>> output = loss(torch.rand(2, 512, 14, 14), torch.tensor([3, 199]))
-    >>> output.loss.shape
-    torch.Size([])
+    Examples:
+        >>> loss = MCLoss(ChannelGroups.split(512, 200))
+        >>> output = loss(torch.rand(2, 512, 14, 14), torch.tensor([3, 199]))
+        >>> output.loss.shape
+        torch.Size([])
     """
 
     class_weights: Tensor | None
@@ -202,7 +200,7 @@ class MCLoss(nn.Module):
             mask: zeros and ones, (N,) or (B, N), used as it is; None draws one in training and keeps all in evaluation.
 
         Returns:
-            `MCLossOutput`.
+            Loss, discriminality, diversity (scalars) and scores (B, C).
         """
         return mc_loss(
             features,

@@ -33,7 +33,7 @@ def channel_pool(
 ) -> ChannelPool:
     """Reduce the features to one class score g and one diversity score h for each sample and class.
 
-    For each class i, with x the features as (B, N, P) and ``own`` the channels of class i::
+    For each class i, with x the features as (B, N, P) and ``own`` the channels of class i:
 
         g[:, i] = (mask[..., None] * x)[:, own].max(dim=1).values.mean(dim=1)  # CWA, CCMP, GAP
         h[:, i] = x.softmax(dim=2)[:, own].max(dim=1).values.sum(dim=1)        # softmax, CCMP, sum
@@ -69,10 +69,7 @@ def channel_pool(
 def class_scores(
     features: Tensor, groups: ChannelGroups, mask: Tensor | None = None, *, backend: str = "auto"
 ) -> Tensor:
-    """The class scores g of `channel_pool` alone; there is no softmax.
-
-    Args, Raises:
-        As for `channel_pool`.
+    """The class scores g of `channel_pool` alone; there is no softmax. It takes and raises what `channel_pool` does.
 
     Returns:
         (B, C), float32, or float64 where the features are.
@@ -82,10 +79,7 @@ def class_scores(
 
 
 def diversity_scores(features: Tensor, groups: ChannelGroups, *, backend: str = "auto") -> Tensor:
-    """The diversity scores h of `channel_pool` alone; they know no mask.
-
-    Args, Raises:
-        As for `channel_pool`, without the mask.
+    """The diversity scores h of `channel_pool` alone; they know no mask. It takes and raises what `channel_pool` does.
 
     Returns:
         (B, C), float32, or float64 where the features are.
