@@ -1,0 +1,97 @@
+"""Whether a command that a page tells its readers would be understood, without running it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+from argparse import ArgumentParser
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+from unittest.mock import patch
+
+from torch.distributed.run import get_args_parser
+
+ROOT = Path(__file__).parent.parent
+OURS = ("bench", "reference")
+
+
+def check(command: str) -> None:
+    """Raise an AssertionError for a command line that would fail at its first look at its arguments."""
+    words = shlex.split(command, comments=True)
+    while words and re.match(r"[A-Z_]+=", words[0]):
+        words.pop(0)
+    match words:
+        case []:
+            pass
+        case ["make", *arguments]:
+            _check_make(arguments)
+        case ["torchrun", *arguments]:
+            launched = get_args_parser().parse_args(arguments)
+            assert launched.module, command
+            _check_module(launched.training_script, launched.training_script_args)
+        case ["pip", *arguments] | [_, "-m", "pip", *arguments]:
+            _check_pip(arguments)
+        case ["pytest", *arguments] | [_, "-m", "pytest", *arguments]:
+            _check_pytest(arguments)
+        case [_, "-m", module, *arguments]:
+            _check_module(module, arguments)
+        case _:
+            raise AssertionError(f"nobody knows whether this is right: {command}")
+
+
+def _check_make(arguments: list[str]) -> None:
+    """Make knows the target, and what it runs of ours takes the arguments."""
+    # A make that runs the tests hands its own variables on.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    dry_run = ["make", "--dry-run", *arguments]
+    made = subprocess.run(dry_run, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+    for line in made.stdout.splitlines():
+        if re.match(rf"\S*python -m ({'|'.join(OURS)})\b", line):
+            check(line)
+
+
+class _Parsed(Exception):
+    """The arguments are right."""
+
+
+def _check_module(module: str, arguments: list[str]) -> None:
+    """The parser of the module's ``main`` takes the arguments; what follows it is not run."""
+    assert module.partition(".")[0] in OURS, f"{module} is none of ours"
+    really_parse = ArgumentParser.parse_args
+
+    def parse_and_stop(parser: ArgumentParser, *given: Any) -> NoReturn:
+        really_parse(parser, *given)
+        raise _Parsed
+
+    with patch.object(ArgumentParser, "parse_args", parse_and_stop):
+        try:
+            status = import_module(module if "." in module else f"{module}.__main__").main(arguments)
+        except _Parsed:
+            status = 0
+        except SystemExit as ended:  # 0 after --help
+            status = ended.code
+    assert status == 0, f"{module} does not take {shlex.join(arguments)}"
+
+
+def _check_pytest(arguments: list[str]) -> None:
+    """The files and tests that it is given are there."""
+    for word in arguments:
+        path, _, name = word.partition("::")
+        if path.endswith((".py", "/")):
+            assert (ROOT / path).exists(), word
+            assert f"def {name.partition('[')[0]}(" in (ROOT / path).read_text() or not name, word
+
+
+def _check_pip(arguments: list[str]) -> None:
+    """It installs the clone, with extras that there are, or a package that the pages speak of."""
+    command, *named = [word for word in arguments if not word.startswith("-")]
+    assert command == "install"
+    extras = re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    for name in named:
+        package, _, wanted = name.partition("[")
+        assert package in (".", "torch", "triton", "timm", "lightning", "pylocron"), name
+        assert set(re.findall(r"\w+", wanted)) <= set(extras), name

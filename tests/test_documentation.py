@@ -1,0 +1,150 @@
+"""The README and the pages of docs/: their blocks run, their commands are understood, what they name is there."""
+
+from __future__ import annotations
+
+import doctest
+import re
+from contextlib import redirect_stdout
+from importlib import import_module
+from io import StringIO
+from itertools import pairwise
+from pathlib import Path
+from unittest import SkipTest
+from unittest.mock import patch
+from urllib.parse import urlsplit
+
+import commands
+import pytest
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from sybil import Sybil
+from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
+
+import mcl_triton
+
+ROOT = Path(__file__).parent.parent
+PATHS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+MARKDOWN = MarkdownIt("commonmark").enable("table")
+SYBIL = Sybil(parsers=[PythonCodeBlockParser(), SkipParser()])
+
+COMMAND = re.compile(r"(make|pip|torchrun|(\S*/)?python3? -m) ")
+LANGUAGES = {"python", "bash", "text", "toml", "yaml"}
+
+every_page = pytest.mark.parametrize("path", PATHS, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+class Page:
+    """A page taken apart."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        tokens = MARKDOWN.parse(path.read_text(encoding="utf-8"))
+        inline = [token for token in tokens if token.type == "inline"]
+        spans = [child for token in inline for child in token.children or ()]
+        self.blocks = [token for token in tokens if token.type == "fence"]
+        self.code = [" ".join(span.content.split()) for span in spans if span.type == "code_inline"]
+        self.links = [str(span.attrs.get("href") or span.attrs.get("src")) for span in spans if is_link(span)]
+        self.headings = [title.content for opening, title in pairwise(tokens) if opening.type == "heading_open"]
+        self.outputs = {
+            line_of(block): following.content
+            for block, following in pairwise(tokens)
+            if block.info == "python" and following.info == "text"
+        }
+        """What stands directly below a Python block, by the line where that begins: what it prints."""
+
+    def anchors(self) -> set[str]:
+        """The anchors of the headings, as GitHub and the site make them."""
+        return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in self.headings}
+
+
+def is_link(span: Token) -> bool:
+    return span.type in ("link_open", "image")
+
+
+def line_of(block: Token) -> int:
+    """The line of a page where a block begins, from 1."""
+    assert block.map is not None
+    return block.map[0] + 1
+
+
+@every_page
+def test_every_block_has_a_language_that_says_how_it_is_checked(path: Path) -> None:
+    assert [(line_of(block), block.info) for block in Page(path).blocks if block.info not in LANGUAGES] == []
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in PATHS if "```python" in path.read_text()], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_the_python_blocks_of_a_page_run_in_order_and_print_what_stands_below_them(path: Path) -> None:
+    outputs = Page(path).outputs
+    skipped = []
+    try:
+        for example in SYBIL.parse(path).examples():
+            with redirect_stdout(StringIO()) as printed:
+                try:
+                    example.evaluate()
+                except SkipTest as reason:
+                    skipped.append(f"line {example.line}: {reason}")
+                    continue
+            if example.line in outputs:
+                assert printed.getvalue() == outputs[example.line], f"line {example.line}"
+    finally:
+        patch.stopall()  # what an invisible block has patched
+    if skipped:
+        pytest.skip("; ".join(skipped))
+
+
+@every_page
+def test_every_command_is_understood(path: Path) -> None:
+    page = Page(path)
+    shell = "\n".join(block.content for block in page.blocks if block.info == "bash").replace("\\\n", " ")
+    for command in [*shell.splitlines(), *(code for code in page.code if COMMAND.match(code))]:
+        commands.check(command)
+
+
+@every_page
+def test_every_link_resolves(path: Path) -> None:
+    """A file that is there, and a heading in it; the form of an address elsewhere, as tests need no network."""
+    for link in Page(path).links:
+        address = urlsplit(link)
+        if address.scheme:
+            assert address.scheme == "https", link
+            assert re.fullmatch(r"[\w-]+(\.[\w-]+)+", address.netloc), link
+            continue
+        target = (path.parent / address.path).resolve() if address.path else path
+        assert target.exists(), link
+        assert target.is_relative_to(ROOT), link
+        if address.fragment:
+            assert address.fragment in Page(target).anchors(), link
+
+
+@every_page
+def test_every_file_that_is_named_is_there(path: Path) -> None:
+    named = [code for code in Page(path).code if re.match(r"(bench|docs|mcl_triton|reference|tests)/\S*$", code)]
+    missing = [name for name in named if not list(ROOT.glob(name.partition("::")[0].rstrip("/")))]
+    assert missing == []
+
+
+def test_the_quick_start_has_ten_lines_at_most_and_ends_in_a_gradient() -> None:
+    document = SYBIL.parse(ROOT / "README.md")
+    quick_start = next(iter(document.examples()))
+    assert len([line for line in quick_start.parsed.splitlines() if line.strip()]) <= 10
+    quick_start.evaluate()
+    assert document.namespace["features"].grad.isfinite().all()
+
+
+def test_the_readme_names_the_two_commands() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert {"demo", "test"} <= set(re.findall(r"^make ([a-z]+)", text, flags=re.MULTILINE))
+
+
+def test_the_api_page_has_every_public_name_once() -> None:
+    shown = re.findall(r"^::: mcl_triton\.(\w+)$", (ROOT / "docs" / "api.md").read_text(), flags=re.MULTILINE)
+    assert sorted(shown) == sorted(mcl_triton.__all__)
+
+
+@pytest.mark.parametrize("name", ["groups", "loss"])
+def test_the_examples_of_the_docstrings_are_right(name: str) -> None:
+    result = doctest.testmod(import_module(f"mcl_triton.{name}"))
+    assert result.attempted > 0
+    assert result.failed == 0
