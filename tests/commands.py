@@ -8,6 +8,7 @@ import shlex
 import subprocess
 from argparse import ArgumentParser
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 from unittest.mock import patch
@@ -59,8 +60,11 @@ class _Parsed(Exception):
 
 
 def _check_module(module: str, arguments: list[str]) -> None:
-    """The parser of the module's ``main`` takes the arguments; what follows it is not run."""
+    """The parser of the module's ``main`` takes the arguments, if there are any; what follows it is not run."""
     assert module.partition(".")[0] in OURS, f"{module} is none of ours"
+    assert find_spec(module), module
+    if not arguments:
+        return
     really_parse = ArgumentParser.parse_args
 
     def parse_and_stop(parser: ArgumentParser, *given: Any) -> NoReturn:
