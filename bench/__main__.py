@@ -10,6 +10,7 @@ COMMANDS = {
     "run": "time and memory against all others, on this machine",
     "static": "bytes, launches, registers and rooflines, without a GPU",
     "plot": "draw every figure from the results",
+    "drawings": "draw what the kernels do, from the rules that launch them",
     "page": "fill the tables of the pages from the results",
     "compiled": "what the compiler makes of each kernel, in detail",
     "traffic": "what the kernels ask of memory, in detail",
