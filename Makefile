@@ -1,11 +1,12 @@
 # Every target installs what it needs into .venv first, once.
 PYTHON ?= python3
 BIN := .venv/bin
+FAST := tests/test_groups.py tests/test_loss.py tests/test_official.py tests/test_reference.py
 
-.PHONY: help demo test lint sanitize bench performance clean
+.PHONY: help demo test test-fast coverage lint package compat hooks sanitize bench performance clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/'
+	@sed -nE 's/^([a-z-]+):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
 
 $(BIN)/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -18,10 +19,25 @@ demo: $(BIN)/.installed  ## train on 40 people's faces with and without MC-Loss,
 test: $(BIN)/.installed  ## run every test (ARGS="-k mask")
 	$(BIN)/python -m pytest $(ARGS)
 
+test-fast: $(BIN)/.installed  ## is the loss right? the formula, the oracle and the published code agree, in seconds
+	$(BIN)/python -m pytest -q $(FAST) $(ARGS)
+
+coverage: $(BIN)/.installed  ## run every test, and list what none of them runs
+	$(BIN)/python -m pytest --cov $(ARGS)
+
 lint: $(BIN)/.installed  ## formatting, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+package: $(BIN)/.installed  ## build the wheel and the sdist, use them with and without triton
+	$(BIN)/python .ci/package.py
+
+compat: $(BIN)/.installed  ## run the tests on the oldest and the newest versions, for docs/compatibility.md
+	$(BIN)/python .ci/compat.py
+
+hooks: $(BIN)/.installed  ## let git look at formatting, lint and types before each commit
+	$(BIN)/pre-commit install
 
 sanitize: $(BIN)/.installed  ## look for memory errors and races in the compiled kernels, on the CPU
 	.ci/sanitize $(ARGS)
@@ -35,5 +51,5 @@ performance: $(BIN)/.installed  ## measure all shapes on this machine, redraw th
 	$(BIN)/python -m bench page
 
 clean:  ## remove the environment and everything that was built or trained
-	rm -rf .venv runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
