@@ -1,7 +1,9 @@
 # Every target installs what it needs into .venv first, once.
 PYTHON ?= python3
 BIN := .venv/bin
-FAST := tests/test_groups.py tests/test_loss.py tests/test_official.py tests/test_reference.py
+FAST := tests/test_groups.py tests/test_loss.py tests/test_official.py tests/test_reference.py \
+	'tests/test_kernels.py::test_kinds_of_features[contiguous-relu-float32]' \
+	'tests/test_kernels.py::test_kinds_of_features[channels_last-relu-float32]'
 
 .PHONY: help demo test test-fast coverage lint package compat hooks sanitize bench performance clean
 
@@ -20,7 +22,7 @@ test: $(BIN)/.installed  ## run every test (ARGS="-k mask")
 	$(BIN)/python -m pytest $(ARGS)
 
 test-fast: $(BIN)/.installed  ## is the loss right? the formula, the oracle and the published code agree, in seconds
-	$(BIN)/python -m pytest -q $(FAST) $(ARGS)
+	$(BIN)/python -m pytest $(FAST) $(ARGS)
 
 coverage: $(BIN)/.installed  ## run every test, and list what none of them runs
 	$(BIN)/python -m pytest --cov $(ARGS)

@@ -30,7 +30,17 @@ print(platform.python_version(), *map(version, sys.argv[1:]))
 """
 
 # The page says why.
-LEFT_OUT = ("compiled", "inductor", "occupancy", "package", "static", "train", "train_distributed")
+LEFT_OUT = (
+    "compiled",
+    "inductor",
+    "launches",
+    "occupancy",
+    "package",
+    "static",
+    "traffic",
+    "train",
+    "train_distributed",
+)
 
 
 @dataclass(frozen=True)
