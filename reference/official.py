@@ -2,8 +2,8 @@
 
 The pooling across channels is a `max_pool2d` whose window runs over the channels, with the channels transposed into
 the last dimension before and back after; of equal values the first channel of the window wins and takes the whole
-gradient. The published code knows groups of one size only; `ragged_loss` applies its pooling to each size in turn, as an
-older script of it did for ResNet50, which added the diversity's terms of the sizes where here their mean is taken.
+gradient. The published code knows groups of one size only; `ragged_loss` applies its pooling to each size in turn, as
+an older script of it did for ResNet50, which added the diversity's terms of the sizes where here their mean is taken.
 Written anew from the behaviour of the authors' code, https://github.com/PRIS-CV/Mutual-Channel-Loss.
 """
 
