@@ -195,7 +195,9 @@ def test_from_the_recipe_to_a_prediction(recipe, cub, tmp_path, capsys):
     folder = tmp_path / "run"
     smaller = weights_file(tmp_path, "resnet18") if recipe == "cub-resnet50" else []
     options = ["--recipe", recipe, "--data", str(cub), "--folder", str(folder), "--epochs", "1", "--batch-size", "2"]
-    assert train.main([*options, *smaller, "--threads", "1", "--weight-decay", "0.25", "--device", "cpu"]) == 0
+    # At the published rate two images a step diverge, and a loss of millions has not the decimals that are compared.
+    options += ["--learning-rate", "0.001", "--weight-decay", "0.25", "--threads", "1", "--device", "cpu"]
+    assert train.main([*options, *smaller]) == 0
     (tmp_path / "weights.pt").unlink(missing_ok=True)  # all that is needed is in the checkpoint
     settings = train.saved_settings(folder)
     assert (settings.epochs, settings.weight_decay) == (1, 0.25)
