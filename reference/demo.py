@@ -5,29 +5,22 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
-import signal
-import statistics
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import asdict, replace
-from multiprocessing import get_context
-from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from threading import RLock
 
 import torch
-from tqdm import tqdm
 
-from .build import build_network, load_data
 from .checkpoint import load_network
 from .environment import environment, usable_cores
 from .faces import NUM_PEOPLE, PHOTOS_PER_PERSON, split
 from .run import DivergedError, Row
 from .settings import Settings, add_arguments, from_arguments
-from .train import CHECKPOINT, train
+from .several import train_several
+from .spread import mean_and_deviation
+from .train import CHECKPOINT
 
 Runs = dict[str, dict[int, list[Row]]]
 """The rows of every run, by loss and seed."""
@@ -110,46 +103,8 @@ def train_all(recipe: Settings, seeds: Sequence[int], folder: Path, processes: i
         for seed in seeds
         for loss, weights in ((CROSS_ENTROPY, (0.0, 0.0)), (MC_LOSS, recipe.weights))
     }
-    context = get_context("spawn")
-    epochs: SimpleQueue[int] = context.SimpleQueue()
-    with (
-        ProcessPoolExecutor(min(processes, len(jobs)), context, _prepare_worker, (epochs,)) as executor,
-        tqdm(total=len(jobs) * recipe.epochs, unit="epoch", desc=f"training {len(jobs)} networks") as bar,
-    ):
-        futures = {key: executor.submit(_train_one, *job) for key, job in jobs.items()}
-        pending = set(futures.values())
-        try:
-            while pending:
-                done, pending = wait(pending, timeout=0.2)
-                for future in done:
-                    future.result()  # raises what the run raised
-                while not epochs.empty():
-                    bar.update(epochs.get())
-        except BaseException:
-            executor.shutdown(wait=False, cancel_futures=True)
-            raise
-    return {loss: {seed: futures[loss, seed].result() for seed in seeds} for loss in (CROSS_ENTROPY, MC_LOSS)}
-
-
-_epochs: SimpleQueue[int]  # of a process that trains: a message for each finished epoch
-
-
-def _prepare_worker(epochs: SimpleQueue[int]) -> None:
-    global _epochs
-    _epochs = epochs  # a queue reaches a process only when that starts
-    tqdm.set_lock(RLock())  # its own is shared among processes, and would outlive one that ends by os._exit
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # Ctrl-C reaches every process; the first one reports it
-
-
-def _train_one(settings: Settings, folder: Path) -> list[Row]:
-    return train(
-        build_network(settings),
-        *load_data(settings),
-        settings,
-        folder,
-        progress=False,
-        on_epoch=lambda _: _epochs.put(1),
-    )
+    rows = train_several(jobs, processes)
+    return {loss: {seed: rows[loss, seed] for seed in seeds} for loss in (CROSS_ENTROPY, MC_LOSS)}
 
 
 def describe(recipe: Settings, seeds: Sequence[int]) -> str:
@@ -195,17 +150,10 @@ def paired_differences(runs: Runs) -> list[Row]:
 
 
 def _cells(rows: list[Row], sign: str = "") -> str:
-    cells = ""
-    for name, (_, scale, digits) in MEASURES.items():
-        mean, deviation = _mean_and_deviation([scale * row[name] for row in rows])
-        cell = format(mean, sign + digits)
-        cells += (cell if deviation is None else f"{cell} ± {deviation:{digits}}").rjust(15)
-    return cells
-
-
-def _mean_and_deviation(values: list[float]) -> tuple[float, float | None]:
-    """One value alone has no deviation."""
-    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
+    return "".join(
+        mean_and_deviation([scale * row[name] for row in rows], digits, sign).rjust(15)
+        for name, (_, scale, digits) in MEASURES.items()
+    )
 
 
 def write_results(folder: Path, recipe: Settings, runs: Runs) -> None:

@@ -28,7 +28,7 @@ from .build import build_network, load_data
 from .interrupt import deferred_interrupt
 from .logs import tensorboard, write_metrics
 from .network import MCNetwork
-from .recipes import describe_recipes, load_recipe
+from .recipes import describe_recipes, load_recipe, recipe_option
 from .run import DivergedError, Row, Run
 from .settings import Settings, add_arguments, from_arguments
 
@@ -40,13 +40,7 @@ _ALSO_ON_RESUME = ("resume", "data", "device", "workers", "tensorboard")
 
 def main(arguments: list[str] | None = None) -> int:
     """Train from the command line; returns the exit status."""
-    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    chooser.add_argument(
-        "--recipe",
-        metavar="NAME",
-        help="start from a published way of training, or a TOML file, rather than from the faces; every other option "
-        "overrides its values",
-    )
+    chooser = recipe_option()
     chooser.add_argument("--list-recipes", action="store_true", help="print the names of the recipes and end")
     chosen, _ = chooser.parse_known_args(arguments)
     if chosen.list_recipes:

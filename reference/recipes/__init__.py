@@ -7,6 +7,7 @@ hold where a file gives none of its own, and ``description``, one line.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from dataclasses import fields
 from difflib import get_close_matches
@@ -47,6 +48,18 @@ def load_recipe(recipe: str | Path) -> Settings:
         return Settings(**values)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{recipe}: {error}") from error
+
+
+def recipe_option() -> argparse.ArgumentParser:
+    """A parser of ``--recipe`` alone, read before all others: the recipe's values are their defaults."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(
+        "--recipe",
+        metavar="NAME",
+        help="start from a published way of training, or a TOML file, rather than from the faces; every other option "
+        "overrides its values",
+    )
+    return parser
 
 
 def describe_recipes() -> str:
