@@ -38,7 +38,7 @@ class Plan:
         drops: how many of a class's channels to mask, to compare; see ``drop`` in `Settings`.
 
     Raises:
-        ValueError: there is nothing to compare, or nothing to leave out.
+        ValueError: there is nothing to leave out, something is there twice, or a value cannot be.
     """
 
     base: Settings
@@ -68,7 +68,12 @@ class Plan:
                 raise ValueError(f"{name} must differ; got {' '.join(map(str, values))}.")
         if not self.seeds:
             raise ValueError("there must be a seed at least.")
-        self.settings()  # which are checked as they are made
+        for settings in self.settings():
+            if isinstance(settings.drop, int) and 0 < settings.channels_per_class <= settings.drop:
+                raise ValueError(
+                    f"drop must leave a channel of each class, at most {settings.channels_per_class - 1} for ξ = "
+                    f"{settings.channels_per_class}; got {settings.drop}. A fraction, such as 0.5, fits every ξ."
+                )
 
     def sections(self) -> dict[str, list[Variant]]:
         """The lines of the table, by the heading that they stand under."""

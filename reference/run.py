@@ -166,9 +166,7 @@ class Run:
 
     def load(self, path: Path) -> None:
         """Go back to a checkpoint of a run with the same settings."""
-        state = checkpoint.load(path)
-        if changed := differences(Settings(**state["settings"]), self.settings):
-            raise ValueError(f"{path} and this run must have the same settings; they differ: {', '.join(changed)}.")
+        state = load_state(path, self.settings)
         for name, part in self._state().items():
             part.load_state_dict(state[name])
         self.step, self.rows, self.totals = state["step"], state["rows"], state["totals"]
@@ -209,6 +207,14 @@ class Run:
                 f"{self.optimizer.param_groups[-1]['lr']:.3g}. Lower learning_rate or the weights of the MC-Loss, and "
                 "look for images that are no numbers."
             )
+
+
+def load_state(path: Path, settings: Settings) -> dict[str, Any]:
+    """A checkpoint of a run; ValueError where that had other settings."""
+    state = checkpoint.load(path)
+    if changed := differences(Settings(**state["settings"]), settings):
+        raise ValueError(f"{path} and this run must have the same settings; they differ: {', '.join(changed)}.")
+    return state
 
 
 def autocast(settings: Settings, device: torch.device) -> AbstractContextManager[Any]:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from .build import build_network, load_data
 from .distributed import choose_device
-from .run import DivergedError, Row
+from .run import DivergedError, Row, load_state
 from .settings import Settings
 from .train import CHECKPOINT, train
 
@@ -49,6 +49,22 @@ def train_several(
         DivergedError: the loss of a run is infinite or no number; the message says which.
         ValueError, FileNotFoundError: as in `load_data`, `build_network` and `train`.
     """
+    finished = {key: rows for key, job in jobs.items() if resume and (rows := _finished(*job))}
+    left = {key: job for key, job in jobs.items() if key not in finished}
+    trained = _train_all(left, processes, resume, device, workers) if left else {}
+    return {key: finished[key] if key in finished else trained[key] for key in jobs}
+
+
+def _finished(settings: Settings, folder: Path) -> list[Row] | None:
+    """The rows of a run that has nothing left to train."""
+    path = folder / CHECKPOINT
+    rows: list[Row] = load_state(path, settings)["rows"] if path.exists() else []
+    return rows if len(rows) == settings.epochs else None
+
+
+def _train_all(
+    jobs: Mapping[Key, tuple[Settings, Path]], processes: int, resume: bool, device: str, workers: int
+) -> dict[Key, list[Row]]:
     context = get_context("spawn")
     epochs: SimpleQueue[int] = context.SimpleQueue()
     total = sum(settings.epochs for settings, _ in jobs.values())
