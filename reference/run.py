@@ -17,12 +17,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 from torch.utils.data import Dataset
 
+from mcl_triton import sample_channel_mask
+
 from . import checkpoint, distributed
 from .base_networks import parameter_groups
 from .batches import batches, derived_seed
 from .evaluate import evaluate
 from .network import MCNetwork
-from .objective import Objective, draw_mask
 from .settings import Settings, differences
 
 Row = dict[str, float]
@@ -65,7 +66,7 @@ class Run:
         self.settings = settings
         self.classes = list(classes)
         self.device = next(network.parameters()).device
-        self.objective, self.parallel = self._wrapped()
+        self.wrapped, self.parallel = self._wrapped()
         rates = {"backbone": settings.learning_rate * settings.backbone_factor, "head": settings.learning_rate}
         groups = [{**group, "highest_lr": group["lr"]} for group in parameter_groups(network, **rates)]
         self.optimizer = SGD(
@@ -123,7 +124,9 @@ class Run:
         torch.manual_seed(derived_seed(self.settings.seed, "step", self.step, distributed.rank() * parts + number))
         with self._gradients_shared(number == parts - 1):
             with self.autocast():
-                logits, loss = self.objective(images, targets, mask)
+                logits, loss, mc = self.wrapped(images, targets, mask)
+                if mc is not None:
+                    loss = loss + mc.loss
             self.scaler.scale(loss / parts).backward()
         correct = (logits.argmax(dim=1) == targets).sum()
         return torch.stack([loss.detach(), correct.to(loss.dtype)])
@@ -180,14 +183,14 @@ class Run:
         """What a step calls, and the part of it that shares gradients among processes, if there are several."""
         if self.settings.channels_last:
             self.network.to(memory_format=torch.channels_last)
-        objective: nn.Module = Objective(self.network)
+        wrapped: nn.Module = self.network
         parallel = None
         if distributed.size() > 1:
             on_gpu = self.device.type == "cuda"
             if on_gpu:  # elsewhere PyTorch has none, and batch norm sees the images of its own process
-                objective = nn.SyncBatchNorm.convert_sync_batchnorm(objective)
-            objective = parallel = DistributedDataParallel(objective, device_ids=[self.device] if on_gpu else None)
-        return torch.compile(objective) if self.settings.compile else objective, parallel
+                wrapped = nn.SyncBatchNorm.convert_sync_batchnorm(wrapped)
+            wrapped = parallel = DistributedDataParallel(wrapped, device_ids=[self.device] if on_gpu else None)
+        return torch.compile(wrapped) if self.settings.compile else wrapped, parallel
 
     def _gradients_shared(self, shared: bool) -> AbstractContextManager[None]:
         """Let the processes share their gradients only once a step."""
@@ -209,6 +212,14 @@ class Run:
                 f"{self.optimizer.param_groups[-1]['lr']:.3g}. Lower learning_rate or the weights of the MC-Loss, and "
                 "look for images that are no numbers."
             )
+
+
+def draw_mask(network: MCNetwork, device: torch.device) -> Tensor | None:
+    """The mask for all parts of a batch, in whichever process, (N,); None where the MC-Loss masks nothing."""
+    loss = network.loss
+    if loss is None or loss.drop == 0:
+        return None
+    return sample_channel_mask(loss.groups, drop=loss.drop, device=device, backend=loss.backend)
 
 
 def autocast(settings: Settings, device: torch.device) -> AbstractContextManager[Any]:

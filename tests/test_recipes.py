@@ -10,8 +10,8 @@ from torchvision.models import get_model
 
 from reference import build, predict, train, validate
 from reference.datasets import DATASETS
-from reference.objective import draw_mask
 from reference.recipes import RECIPES, load_recipe
+from reference.run import draw_mask
 from reference.settings import Settings
 
 CLASSES = {"cub": 200, "aircraft": 100, "cars": 196, "flowers": 102}
