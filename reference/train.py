@@ -36,6 +36,7 @@ CHECKPOINT = "checkpoint.pt"
 BEST = "best.pt"
 
 _ALSO_ON_RESUME = ("resume", "data", "device", "workers", "tensorboard")
+_NOT_GIVEN = object()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -57,6 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
         description="Train a network by cross-entropy and MC-Loss; without a recipe, a small one on the ORL faces.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         parents=[chooser],
+        allow_abbrev=False,  # the chooser, which is asked first, would not know a shortened --recipe
     )
     try:
         recipe = load_recipe(chosen.recipe) if chosen.recipe else Settings()
@@ -71,13 +73,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=0, help="processes that read images ahead, for each that trains")
     parser.add_argument("--tensorboard", action="store_true", help="write events for TensorBoard into the folder")
     options = parser.parse_args(arguments)
-    ignored = [
-        name
-        for name, value in vars(options).items()
-        if name not in _ALSO_ON_RESUME and value != parser.get_default(name)
-    ]
+    # Parsed once more, without defaults: also an option that is given its default would be ignored.
+    given = vars(parser.parse_args(arguments, argparse.Namespace(**dict.fromkeys(vars(options), _NOT_GIVEN))))
+    ignored = [name for name, value in given.items() if value is not _NOT_GIVEN and name not in _ALSO_ON_RESUME]
     if options.resume and ignored:
-        parser.error(f"--resume goes on with the run as it was set; it cannot take {', '.join(ignored)} as well.")
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in ignored)
+        parser.error(f"--resume goes on with the run as it was set; it cannot take {names} as well.")
     folder = options.resume or options.folder
     if not options.resume and (folder / CHECKPOINT).exists():
         parser.error(f"{folder} holds a run: go on with it by --resume {folder}, or choose another --folder.")
