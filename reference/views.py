@@ -12,8 +12,7 @@ from torch import Tensor
 
 from mcl_triton import channel_pool, class_maps
 
-from .datasets.cub import Box
-from .localise import locate
+from .localise import Box, locate
 from .network import MCNetwork
 from .overlap import channel_overlap
 from .panels import scaled_maps
