@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 from .build import build_network, load_data
 from .checkpoint import load_network
+from .datasets.faces import NUM_PEOPLE, PHOTOS_PER_PERSON, split
 from .environment import environment, usable_cores
-from .faces import NUM_PEOPLE, PHOTOS_PER_PERSON, split
 from .run import DivergedError, Row
 from .settings import Settings, add_arguments, from_arguments
 from .train import CHECKPOINT, train
@@ -230,7 +230,7 @@ def draw(figures: Path, folder: Path, recipe: Settings, runs: Runs) -> list[Path
 
     _, test_set = split(recipe.training_photos, seed)
     people = torch.arange(0, NUM_PEOPLE, PICTURED_EVERY)
-    first_photos = torch.searchsorted(test_set.people, people)
+    first_photos = [test_set.targets.index(person) for person in people.tolist()]
     note = f"The first test photograph of every {PICTURED_EVERY}th person, seed {seed}."
     pictures.draw_channels(networks, test_set.images[first_photos], people, note, channels)
     return [curves, channels]

@@ -5,6 +5,7 @@ import json
 import math
 import signal
 import sys
+from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 from unittest.mock import Mock, call
@@ -15,9 +16,10 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, Subset
 
-from reference import checkpoint, faces, train
+from reference import checkpoint, train
 from reference import loss as oracle
 from reference.batches import batches
+from reference.datasets import faces
 from reference.evaluate import evaluate
 from reference.logs import tensorboard
 from reference.run import Run, learning_rate_factor
@@ -86,8 +88,8 @@ def whole_run(tmp_path_factory):
 def test_every_photograph_is_in_one_set_only():
     train_set, test_set = faces.split(3, seed=5)
     assert (len(train_set), len(test_set)) == (120, 280)
-    assert torch.equal(train_set.people.bincount(), torch.full((40,), 3))
-    assert torch.equal(test_set.people.bincount(), torch.full((40,), 7))
+    assert Counter(train_set.targets) == Counter({person: 3 for person in range(40)})
+    assert Counter(test_set.targets) == Counter({person: 7 for person in range(40)})
     in_training, in_test = ({image.numpy().tobytes() for image in part.images} for part in (train_set, test_set))
     assert (len(in_training), len(in_test)) == (120, 280)
     assert not in_training & in_test
@@ -97,7 +99,8 @@ def test_photographs_carry_the_number_of_their_person():
     of_person = [{photo.numpy().tobytes() for photo in photos} for photos in faces.load_photos()]
     for part in faces.split(4, seed=1):
         assert all(
-            image.numpy().tobytes() in of_person[person] for image, person in zip(part.images, part.people, strict=True)
+            image.numpy().tobytes() in of_person[person]
+            for image, person in zip(part.images, part.targets, strict=True)
         )
     raw = np.asarray(Image.open(faces._folder() / "s10" / "3.pgm"), dtype=float)  # 112×92
     halved = torch.from_numpy(raw.reshape(56, 2, 46, 2).mean(axis=(1, 3)) / 127.5 - 1)
