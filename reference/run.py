@@ -68,7 +68,7 @@ class Run:
         self.device = next(network.parameters()).device
         self.wrapped, self.parallel = self._wrapped()
         rates = {"backbone": settings.learning_rate * settings.backbone_factor, "head": settings.learning_rate}
-        groups = [{**group, "highest_lr": group["lr"]} for group in parameter_groups(network, **rates)]
+        groups = [{**group, "initial_lr": group["lr"]} for group in parameter_groups(network, **rates)]
         self.optimizer = SGD(
             groups, lr=settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay
         )
@@ -101,7 +101,7 @@ class Run:
         mask = draw_mask(self.network, self.device)
         self._set_learning_rates()
         self.optimizer.zero_grad()
-        measured = [self._add_gradients(part, mask, number, len(batch)) for number, part in enumerate(batch)]
+        measured = [self._add_gradients(part, mask, number) for number, part in enumerate(batch)]
         of_parts = [each.tolist() for each in measured]  # only now, as reading a number waits for the device
         sizes = [len(targets) for _, targets in batch]
         images, loss, correct = distributed.total(
@@ -115,10 +115,11 @@ class Run:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step += 1
-        self._add(images=images, loss=loss, accuracy=correct, seconds=time.perf_counter() - started)
+        self._add(images=images, loss=loss, correct=correct, seconds=time.perf_counter() - started)
 
-    def _add_gradients(self, part: Part, mask: Tensor | None, number: int, parts: int) -> Tensor:
+    def _add_gradients(self, part: Part, mask: Tensor | None, number: int) -> Tensor:
         """Backward for one part of the batch; returns its mean loss and how many answers are right, (2,)."""
+        parts = self.settings.accumulation
         images, targets = (tensor.to(self.device, non_blocking=True) for tensor in part)
         # What else draws random numbers, such as dropout, draws others for each part.
         torch.manual_seed(derived_seed(self.settings.seed, "step", self.step, distributed.rank() * parts + number))
@@ -144,7 +145,7 @@ class Run:
                 "epoch": len(self.rows) + 1,
                 "step": self.step,
                 "train_loss": self.totals["loss"] / images,
-                "train_accuracy": self.totals["accuracy"] / images,
+                "train_accuracy": self.totals["correct"] / images,
                 **{f"test_{name}": value for name, value in test.items()},
                 "seconds": self.totals["seconds"] + time.perf_counter() - started,
             }
@@ -199,7 +200,7 @@ class Run:
     def _set_learning_rates(self) -> None:
         factor = learning_rate_factor(self.settings, self.step / self.steps_per_epoch)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["highest_lr"] * factor
+            group["lr"] = group["initial_lr"] * factor
 
     def _add(self, **values: float) -> None:
         for name, value in values.items():

@@ -85,7 +85,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         _train(options, folder)
     except KeyboardInterrupt:
-        print(f"\nstopped; go on by: python -m reference.train --resume {folder}", file=sys.stderr)
+        go_on = f"; go on by: python -m reference.train --resume {folder}" if (folder / CHECKPOINT).exists() else ""
+        print(f"\nstopped{go_on}", file=sys.stderr)
         return 130
     except (ValueError, FileNotFoundError, DivergedError) as error:
         print(f"error: {error}", file=sys.stderr)

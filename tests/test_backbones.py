@@ -9,6 +9,7 @@ import torchvision
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d, max_pool2d
 from torchvision.models import get_model, get_model_weights
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from mcl_triton import ChannelGroups, MCLoss
 from reference.backbones import count_channels, torchvision_backbone, widened_backbone
@@ -120,7 +121,7 @@ def test_weights_by_name_are_torchvisions(monkeypatch):
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", downloaded)
     for weights in ("DEFAULT", "IMAGENET1K_V1"):
         features = build_network("resnet18", 10, weights=weights).features
-        loaded = {name: parameter for name, parameter in features.named_parameters()}
+        loaded = dict(features.named_parameters())
         assert len(loaded) == len(list(model.parameters())) - 2
         for name, parameter in model.named_parameters():
             if not name.startswith("fc."):
@@ -229,15 +230,12 @@ def test_widened_resnet(num_classes, channels_per_class):
     assert network.groups == ChannelGroups.uniform(num_classes, channels_per_class)
     assert network.features(meta_images(224)).shape == (2, channels, 14, 14)
     assert network(meta_images(224)).shape == (2, num_classes)
-    last_stages = [convolution(256, 512, 3) + 3 * convolution(512, 512, 3) + convolution(256, 512, 1) + 10 * 512]
-    last_stages.append(
-        convolution(256, channels, 3)
-        + 3 * convolution(channels, channels, 3)
-        + convolution(256, channels, 1)
-        + 10 * channels
-    )
+
+    def last_stage(width: int) -> int:
+        return convolution(256, width, 3) + 3 * convolution(width, width, 3) + convolution(256, width, 1) + 10 * width
+
     published = get_model_weights("resnet18").DEFAULT.meta["num_params"] - linear(512, 1000)
-    assert num_parameters(network.features) == published - last_stages[0] + last_stages[1]
+    assert num_parameters(network.features) == published - last_stage(512) + last_stage(channels)
     assert num_parameters(network.head) == 2 * channels + linear(channels, 512) + 2 * 512 + linear(512, num_classes)
 
 
@@ -391,17 +389,17 @@ def test_a_module_that_does_not_take_the_image_is_left_as_it_was():
 
 
 @pytest.mark.parametrize(
-    ("extractor", "given"),
+    ("make", "given"),
     [
-        (nn.Sequential(nn.Conv2d(3, 6, 3), nn.Flatten()), r"\(1, 295704\)"),
-        (get_model("googlenet", aux_logits=True, init_weights=False), r"\(1, 1000\)"),
-        (torchvision.models.feature_extraction.create_feature_extractor(get_model("resnet18"), ["layer4"]), "dict"),
+        (lambda: nn.Sequential(nn.Conv2d(3, 6, 3), nn.Flatten()), r"\(1, 295704\)"),
+        (lambda: get_model("googlenet", aux_logits=True, init_weights=False), r"\(1, 1000\)"),
+        (lambda: create_feature_extractor(get_model("resnet18"), ["layer4"]), "dict"),
     ],
     ids=["flat", "classifier", "dict"],
 )
-def test_a_module_without_a_map(extractor, given):
+def test_a_module_without_a_map(make, given):
     with pytest.raises(ValueError, match=rf"must give a feature map \(B, N, H, W\).* it gave {given}"):
-        build_network(extractor, 4)
+        build_network(make(), 4)
 
 
 def test_parameters_are_divided_between_backbone_and_the_new():

@@ -3,10 +3,12 @@
 import csv
 import json
 import math
+import re
 import signal
 import sys
 from collections import Counter
 from dataclasses import replace
+from statistics import fmean
 from types import SimpleNamespace
 from unittest.mock import Mock, call
 
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_overlap import overlap_by_sets
 from torch.utils.data import Dataset, Subset
 
 from reference import checkpoint, train
@@ -268,15 +271,6 @@ def test_metrics_are_written_as_csv_and_json(whole_run):
     assert content["environment"]["torch"] == torch.__version__
 
 
-def overlap_of(first, second):
-    """The top tenths of two maps, what they share by what they have; None where one is the same everywhere."""
-    tops = []
-    for values in (first.flatten().tolist(), second.flatten().tolist()):
-        least_of_top = sorted(values, reverse=True)[math.ceil(len(values) / 10) - 1]
-        tops.append({place for place, value in enumerate(values) if value >= least_of_top and value > min(values)})
-    return len(tops[0] & tops[1]) / len(tops[0] | tops[1]) if all(tops) else None
-
-
 def test_channels_without_a_partner_have_no_overlap_and_json_can_be_read_all_the_same(tmp_path):
     settings = replace(SETTINGS, channels_per_class=1, epochs=1)
     (row,) = train.train(train.build_network(settings), *small_data(), settings, tmp_path, progress=False)
@@ -299,15 +293,14 @@ def test_evaluation_agrees_with_the_oracle(whole_run):
         logits, ce_loss = network(images, people)
         features = network.features(images)
         scores, diversity = oracle.channel_pool(features, network.groups.sizes)
-    overlaps = [overlap_of(*maps[2 * person : 2 * person + 2]) for maps, person in zip(features, people, strict=True)]
-    overlaps = [overlap for overlap in overlaps if overlap is not None]
+    overlaps = overlap_by_sets(features, network.groups, people)
     expected = {
         "accuracy": (logits.argmax(dim=1) == people).float().mean().item(),
         "cross_entropy": ce_loss.item(),
         "discriminality": oracle.discriminality(scores, people).item(),
         "diversity": diversity.mean().item(),
         "diversity_fraction": diversity.mean().item() / 2,
-        "overlap": sum(overlaps) / len(overlaps),
+        "overlap": fmean(overlap for overlap in overlaps if not math.isnan(overlap)),
     }
     assert measured == pytest.approx(expected, rel=1e-5)
 
@@ -575,6 +568,12 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     assert f"holds a run: go on with it by --resume {folder}" in capsys.readouterr().err
 
 
+def test_ctrl_c_before_there_is_a_checkpoint(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train, "load_data", lambda _: raise_keyboard_interrupt())
+    assert train.main(["--folder", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "\nstopped\n"
+
+
 @pytest.mark.parametrize(
     "option",
     [["--epochs", "9"], ["--epochs", "40"], ["--weights", "0", "0"], ["--batch-size", "9"], ["--folder", "elsewhere"]],
@@ -608,5 +607,4 @@ def test_help_names_every_setting_and_its_default(capsys):
         train.main(["--help"])
     text = " ".join(capsys.readouterr().out.split())
     for name, value in vars(Settings()).items():
-        assert f"--{name.replace('_', '-')}" in text
-        assert f"(default: {value})" in text
+        assert re.search(rf"--{name.replace('_', '-')}[ ,][^(]*\(default: {re.escape(str(value))}\)", text), name
