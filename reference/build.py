@@ -58,7 +58,7 @@ def build_network(settings: Settings, num_classes: int = faces.NUM_PEOPLE) -> MC
         groups = ChannelGroups.uniform(num_classes, settings.channels_per_class)
         features = small_extractor(groups.num_channels, image_channels=1 if settings.dataset == "faces" else 3)
         return MCNetwork(features, groups, None if loss is None else loss(groups))
-    return base_networks.build_network(
+    return base_networks.base_network(
         settings.backbone,
         num_classes,
         channels_per_class=settings.channels_per_class or None,

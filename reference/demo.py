@@ -221,18 +221,18 @@ def write_results(folder: Path, recipe: Settings, runs: Runs) -> None:
 
 def draw(figures: Path, folder: Path, recipe: Settings, runs: Runs) -> list[Path]:
     """Both pictures; the channels are those of the first seed, on the first test photograph of some people."""
-    from . import pictures  # here, so that the processes that train do not load matplotlib
+    from . import demo_figures  # here, so that the processes that train do not load matplotlib
 
     curves, channels = figures / "demo_curves.png", figures / "demo_channels.png"
     seed = next(iter(runs[MC_LOSS]))
     networks = {loss: load_network(run_folder(folder, loss, seed) / CHECKPOINT)[0] for loss in runs}
-    pictures.draw_curves({loss: list(of.values()) for loss, of in runs.items()}, networks[MC_LOSS].groups, curves)
+    demo_figures.draw_curves({loss: list(of.values()) for loss, of in runs.items()}, networks[MC_LOSS].groups, curves)
 
     _, test_set = split(recipe.training_photos, seed)
     people = torch.arange(0, NUM_PEOPLE, PICTURED_EVERY)
     first_photos = [test_set.targets.index(person) for person in people.tolist()]
     note = f"The first test photograph of every {PICTURED_EVERY}th person, seed {seed}."
-    pictures.draw_channels(networks, test_set.images[first_photos], people, note, channels)
+    demo_figures.draw_channels(networks, test_set.images[first_photos], people, note, channels)
     return [curves, channels]
 
 

@@ -27,7 +27,10 @@ from .network import MCNetwork
 from .settings import Settings, differences
 
 Row = dict[str, float]
-"""What is known after an epoch, by the names of the CSV file's columns."""
+"""What is known after an epoch, by the names of the CSV file's columns.
+
+``seconds`` are those of the steps and of the evaluation; waiting for training images is not among them.
+"""
 
 Part = tuple[Tensor, Tensor]
 """Images and class indices (B,)."""
@@ -133,7 +136,7 @@ class Run:
         return torch.stack([loss.detach(), correct.to(loss.dtype)])
 
     def finish_epoch(self, test_set: Dataset[Any], workers: int = 0) -> None:
-        """Validate, and add the epoch's row."""
+        """Evaluate on the test images, and add the epoch's row."""
         started = time.perf_counter()
         distributed.share_buffers(self.network)
         with self.autocast():
@@ -224,7 +227,7 @@ def draw_mask(network: MCNetwork, device: torch.device) -> Tensor | None:
 
 
 def autocast(settings: Settings, device: torch.device) -> AbstractContextManager[Any]:
-    """Mixed precision as in the settings, for training and for validation alike."""
+    """Mixed precision as in the settings, for training and for evaluation alike."""
     dtype = torch.float16 if settings.mixed_precision == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype, enabled=settings.mixed_precision != "off")
 

@@ -1,4 +1,4 @@
-"""Training and validation: ``python -m reference.train --help``.
+"""Training, with an evaluation after every epoch: ``python -m reference.train --help``.
 
 A run is a function of its settings: everything random in it follows from the seed and the step, see `batches`. So a
 run that was interrupted and resumed ends in the same weights, bit for bit on a CPU, as one that was not.
@@ -144,7 +144,7 @@ def train(
     progress: bool = True,
     on_epoch: Callable[[Row], None] | None = None,
 ) -> list[Row]:
-    """Train a network, validating after every epoch; seeds PyTorch's random numbers as it goes.
+    """Train a network, evaluating it after every epoch; seeds PyTorch's random numbers as it goes.
 
     Where several processes train together, each calls this with the same arguments; the first one writes the files.
 
