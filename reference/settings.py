@@ -45,7 +45,7 @@ class Settings:
     """
 
     dataset: str = _setting("faces", "what to train on", choices=(*DATASETS, "faces"))
-    data: str = _setting("", "folder of the data set's files; the faces need none", metavar="DIR")
+    data: str = _setting("", "folder of the data set's files; the faces need none", metavar="FOLDER")
     training_photos: int = _setting(
         3, "of the faces: photographs of each person to train on; the other ones of the 10 are for testing"
     )

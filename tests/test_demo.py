@@ -50,7 +50,7 @@ def test_results_are_written_as_csv_and_json(finished):
     ]
     assert set(demo.MEASURES) < set(rows[0])
     content = json.loads((folder / "results.json").read_text())
-    assert content["recipe"]["epochs"] == 2
+    assert content["settings"]["epochs"] == 2
     assert content["environment"] == environment()
     assert [{name: str(value) for name, value in run.items()} for run in content["runs"]] == rows
 
