@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,17 +20,23 @@ from .results import Result
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md")
 
+HEADLINE = (
+    "CUB, from scratch, 3 channels a class, 224 pixels",
+    "CUB, VGG16 or ResNet18, 224 pixels",
+    "CUB, ResNet50, 448 pixels",
+)
+
 Rows = list[Result]
 Item = TypeVar("Item")
 
 
-def speed(rows: Rows, shapes: Callable[[Result], bool] = lambda row: True) -> list[str]:
+def speed(rows: Rows) -> list[str]:
     """For each measured device, our time of a step and how many times as long the others take."""
     lines = []
     measured = [row for row in rows if row.source == "measured" and row.mode == "both" and _has_name(row)]
     for device in _devices([row for row in measured if row.metric == "ratio"]):
         here = [row for row in measured if row.device == device]
-        ratios = [row for row in here if row.metric == "ratio" and shapes(row)]
+        ratios = [row for row in here if row.metric == "ratio"]
         others = _distinct(row.provider for row in ratios)
         ours = next(row.provider for row in here if row.metric in ("wall", "error") and row.provider.startswith("ours"))
         lines += [
@@ -46,6 +52,39 @@ def speed(rows: Rows, shapes: Callable[[Result], bool] = lambda row: True) -> li
             lines.append(_line(_described(key), *cells))
         lines.append("")
     return lines[:-1]
+
+
+def headline(rows: Rows) -> list[str]:
+    """Time of a step of a few networks, and of the first its memory, bytes and launches, and what they come from."""
+    others = ("official", "plain", "plain, compiled")
+    here = [row for row in rows if row.mode == "both" and _is_shown(row) and name_of(row.shape) in HEADLINE]
+    device = _devices([row for row in here if row.metric == "ratio"])[0]
+    measured = [row for row in here if row.device == device]
+    counted = [row for row in here if row.source != "measured"]
+    first, *_ = in_order = _in_order(measured)
+    lines = [
+        f"Measured on {device} ({_joined(row.versions for row in measured)}; commit "
+        f"{_joined(row.commit for row in measured)}), or counted, without a GPU:",
+        "",
+        f"| a step, forward + backward | | ours | {' | '.join(others)} | by `python -m bench` |",
+        "|---" * (4 + len(others)) + "|",
+    ]
+    for key in in_order:
+        of = {(row.provider, row.metric): row.value for row in measured if _features(row) == key}
+        cells = [f"{of['ours, eager', 'wall']:.3g} ms", *(f"{of[name, 'ratio']:.2f}×" for name in others)]
+        lines.append(_line("time", _shape_of(key), *cells, "`run --full --compiled`"))
+    for what, metric, of_source, ours, command in (
+        ("memory held at most", "peak", measured, "ours, eager", "run --full --compiled"),
+        ("memory traffic on a GPU", "traffic", counted, "ours, Triton", "static"),
+        ("launches on a GPU", "launches", counted, "ours, Triton", "static"),
+    ):
+        of_first = {row.provider: row for row in of_source if row.metric == metric and _features(row) == first}
+        cells = [
+            f"{row.value:.0f}" if metric == "launches" else f"{row.value / features_bytes(row):.2f} × features"
+            for row in (of_first[name] for name in (ours, *others))
+        ]
+        lines.append(_line(what, _shape_of(first), *cells, f"`{command}`"))
+    return lines
 
 
 def ranges(rows: Rows) -> list[str]:
@@ -153,7 +192,7 @@ def features_bytes(row: Result) -> int:
 TABLES = {
     "speed": speed,
     "ranges": ranges,
-    "headline": lambda rows: speed([row for row in rows if not row.device.endswith(", 1 thread")], _is_headline),
+    "headline": headline,
     "memory": memory,
     "accuracy": accuracy,
     "counted": counted,
@@ -187,8 +226,12 @@ def _devices(rows: Rows) -> list[str]:
 
 
 def _described(features: tuple[str, str, str]) -> str:
+    return f"{name_of(features[0])} | {_shape_of(features)}"
+
+
+def _shape_of(features: tuple[str, str, str]) -> str:
     shape, dtype, layout = features
-    return f"{name_of(shape)} | {shape.replace('x', '×')} {dtype} {layout}"
+    return f"{shape.replace('x', '×')} {dtype} {layout}"
 
 
 def _has_name(row: Result) -> bool:
@@ -197,10 +240,6 @@ def _has_name(row: Result) -> bool:
 
 def _is_shown(row: Result) -> bool:
     return name_of(row.shape).startswith("CUB") and f"{row.dtype} {row.layout}" in VARIANTS
-
-
-def _is_headline(row: Result) -> bool:
-    return _is_shown(row) and row.provider in ("official", "plain", "plain, compiled")
 
 
 def _range(rows: Rows, metric: str, factor: float = 1.0) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from reference.objective import Objective, draw_mask
 from scipy.stats import ttest_rel
 from torch.nn.functional import cross_entropy
 
@@ -22,7 +23,6 @@ from reference.ablation_results import Results, read, write
 from reference.ablation_table import table
 from reference.build import build_network, load_data
 from reference.checkpoint import load
-from reference.objective import Objective, draw_mask
 from reference.run import DivergedError, Run
 from reference.settings import Settings
 from reference.train import train

@@ -1,7 +1,6 @@
 """The data sets: small ones, written here in the formats of their authors, and all that can be wrong with them."""
 
 import pickle
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -196,21 +195,6 @@ def test_labels_of_cars_may_lie_in_the_devkit(root):
     expected = numbers_in(load("cars", root, "test"))
     (folder / "cars_test_annos_withlabels.mat").rename(folder / "devkit" / "cars_test_annos_withlabels.mat")
     assert numbers_in(load("cars", root, "test")) == expected
-
-
-def test_faces_are_those_of_the_demo():
-    train, test = load("faces", "unused", "train"), load("faces", "unused", "test")
-    assert (len(train), len(test)) == (40 * 3, 40 * 7)
-    assert Counter(train.targets) == Counter({person: 3 for person in range(40)})
-    assert Counter(test.targets) == Counter({person: 7 for person in range(40)})
-    assert len(train.classes) == len(test.classes) == 40
-    image, person = test[10]
-    assert image.shape == (1, 56, 46)
-    assert person == test.targets[10] == 1
-    assert torch.equal(load("faces", "unused", "test", torch.neg)[10][0], -image)
-    seen = {tuple(image.flatten().tolist()) for image, _ in test}
-    assert len(seen) == 280
-    assert not seen & {tuple(image.flatten().tolist()) for image in train.photos.images}
 
 
 @pytest.mark.parametrize("name", AUTHORS)

@@ -114,6 +114,34 @@ def test_the_table_of_accuracy() -> None:
 F = 4 * 2048 * 196 * 2  # bytes of the features
 
 
+def test_the_headline_has_times_of_the_busiest_device_and_what_was_counted() -> None:
+    names = ("official", "plain", "plain, compiled")
+    rows = [row("ours, eager", "wall", 12.345), row("ours, eager", "peak", 1.25 * F)]
+    rows += [row(name, "ratio", 2.0 + number) for number, name in enumerate(names)]
+    rows += [row(name, "peak", (3.0 + number) * F) for number, name in enumerate(names)]
+    rows += [
+        row("official", "ratio", 9.0, device="Some CPU, 1 thread"),
+        row("ours, eager", "wall", 99.0, mode="forward"),
+    ]
+    rows += [row("official", "ratio", 9.0, shape="4x2048x7x7 (152x10 + 48x11)")]  # not among the few that are shown
+    for number, name in enumerate(("ours, Triton", *names)):
+        rows += [row(name, "launches", 12.0 + number, device="any GPU", source="counted", versions="torch 1")]
+        rows += [row(name, "traffic", (3.5 + number) * F, device="an H100", source="compiled", commit="def")]
+    shape = "4×2048×14×14 (152×10 + 48×11) bfloat16 channels_last"
+    assert page.headline(rows) == [
+        "Measured on Some CPU, 2 threads (torch 9; commit abc), or counted, without a GPU:",
+        "",
+        "| a step, forward + backward | | ours | official | plain | plain, compiled | by `python -m bench` |",
+        "|---|---|---|---|---|---|---|",
+        f"| time | {shape} | 12.3 ms | 2.00× | 3.00× | 4.00× | `run --full --compiled` |",
+        f"| memory held at most | {shape} "
+        "| 1.25 × features | 3.00 × features | 4.00 × features | 5.00 × features | `run --full --compiled` |",
+        f"| memory traffic on a GPU | {shape} "
+        "| 3.50 × features | 4.50 × features | 5.50 × features | 6.50 × features | `static` |",
+        f"| launches on a GPU | {shape} | 12 | 13 | 14 | 15 | `static` |",
+    ]
+
+
 def static(provider: str, metric: str, value: float, device: str, **others: object) -> Result:
     return row(provider, metric, value, **{"low": value, "high": value, "device": device, **others})  # type: ignore[arg-type]
 

@@ -24,12 +24,7 @@ else:
 
 FOLDER = Path(__file__).parent
 
-RECIPES = {
-    f"{dataset}-{file.stem}": (dataset, file)
-    for dataset in DATASETS
-    if dataset != "faces"  # these are not photographs that such networks take
-    for file in sorted(FOLDER.glob("*.toml"))
-}
+RECIPES = {f"{dataset}-{file.stem}": (dataset, file) for dataset in DATASETS for file in sorted(FOLDER.glob("*.toml"))}
 """The data set and the file of each recipe, by name."""
 
 
