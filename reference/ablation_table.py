@@ -10,7 +10,7 @@ from scipy.stats import t
 
 from .ablation_plan import Variant
 from .ablation_results import Results
-from .datasets import DATASETS
+from .datasets import DATASETS, faces
 from .settings import SMALL
 from .spread import mean_and_deviation
 
@@ -42,11 +42,12 @@ def describe(results: Results) -> str:
     base, on = results.plan.base, results.environment
     alpha, beta = base.weights
     train, test = results.images
+    title = faces.TITLE if base.dataset == "faces" else DATASETS[base.dataset].title
     backbone = "the small network" if base.backbone == SMALL else base.backbone
     xi = f"ξ = {base.channels_per_class}" if base.channels_per_class else "the backbone's own channels"
     return (
         f"{on['cpu']}, {on['cores']} cores; Python {on['python']}, torch {on['torch']}; device {on['device']}\n"
-        f"{DATASETS[base.dataset].title}, {train} images to train on, {test} to test; {backbone}\n"
+        f"{title}, {train} images to train on, {test} to test; {backbone}\n"
         f"{base.epochs} epochs; seeds {' '.join(map(str, results.plan.seeds))}; where the line says nothing else, "
         f"α = {alpha:g}, β = {beta:g}, {xi}, drop {base.drop}"
     )

@@ -18,6 +18,7 @@ from torch.nn.functional import pad
 
 from .images import Labelled
 
+TITLE = "the ORL faces"
 NUM_PEOPLE = 40
 PHOTOS_PER_PERSON = 10
 HEIGHT, WIDTH = 56, 46  # half of the original
