@@ -1,8 +1,9 @@
 """What a training step by each recipe costs on this machine, end to end, on random images.
 
 Each recipe runs in a process of its own: it reads JPEGs in its data set's own format, transforms and batches them, and
-takes steps of the optimiser. Only two things are not as in the recipe: the number of images a step, and weights, which
-are random so that nothing is downloaded. How many classes there are, and so every shape, is as published.
+takes steps of the optimiser. Not as in the recipe are the number of images a step, and pretrained weights, which are
+random here so that nothing is downloaded, with a thousandth of the learning rate. How many classes there are, and so
+every shape, is as published.
 """
 
 from __future__ import annotations
@@ -104,7 +105,9 @@ def line(cost: Cost) -> str:
 
 def measure(recipe: str, root: str, batch_size: int, steps: int) -> Cost:
     """Train for some steps, in a process that does nothing else."""
-    settings = replace(load_recipe(recipe), data=root, batch_size=batch_size, backbone_weights="")
+    settings = replace(load_recipe(recipe), data=root, batch_size=batch_size)
+    if settings.backbone_weights:  # random ones in their place diverge at the recipe's learning rate
+        settings = replace(settings, backbone_weights="", learning_rate=settings.learning_rate / 1000)
     source = DATASETS[settings.dataset]
     if source.sizes is not None:
         sizes = Sizes(classes=source.sizes.classes, train=batch_size * steps, test=1)

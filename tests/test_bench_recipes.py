@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,10 +11,8 @@ import torch
 from bench import __main__ as bench
 from bench import recipes
 from reference.datasets import DATASETS
-from reference.recipes import RECIPES
 from reference.run import Run
 
-ROOT = Path(__file__).parent.parent
 CLASSES = {"cub": 200, "cub-boxes": 200, "aircraft": 100, "flowers": 102, "cars": 196, "folder": 4}
 
 
@@ -98,8 +95,3 @@ def test_a_line_has_the_first_step_apart() -> None:
 def test_bad_options(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench.main(["recipes", *arguments]) == 1
     assert message in capsys.readouterr().out
-
-
-def test_the_page_has_every_recipe() -> None:
-    page = (ROOT / "docs" / "training.md").read_text()
-    assert re.findall(r"^\| ([a-z0-9]+(?:-[a-z0-9]+)+) \|", page, flags=re.MULTILINE) == list(RECIPES)
