@@ -16,6 +16,7 @@ COMMANDS = {
     "traffic": "what the kernels ask of memory, in detail",
     "launches": "the kernels that a step launches, by name",
     "blocks": "what the size of the CPU path's blocks costs and gains",
+    "recipes": "what a training step by each recipe costs",
     "profile": "where the CPU path's time goes",
 }
 

@@ -1,6 +1,6 @@
 """The base networks of the paper, ready to train: VGG16, ResNet18, ResNet50, B-CNN, and any other backbone.
 
-network = build_network("resnet50", 200, weights="DEFAULT", loss=MCLoss)
+network = base_network("resnet50", 200, weights="DEFAULT", loss=MCLoss)
 optimizer = SGD(parameter_groups(network, backbone=0.01, head=0.1), momentum=0.9, weight_decay=5e-4)
 """
 
@@ -21,7 +21,7 @@ from .network import MCNetwork, classifier_head, global_max_pooling
 B_CNN = "bcnn"
 
 
-def build_network(
+def base_network(
     backbone: str | nn.Module,
     num_classes: int,
     *,

@@ -6,12 +6,13 @@ No random state has to be saved: an interrupted epoch goes on at its next batch 
 from __future__ import annotations
 
 import hashlib
-import signal
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
+
+from .interrupt import ignore_interrupt
 
 
 def derived_seed(*parts: int | str) -> int:
@@ -53,11 +54,6 @@ def batches(
         worker_init_fn=ignore_interrupt,
     )
     return iter(loader)
-
-
-def ignore_interrupt(worker: int) -> None:
-    """Leave Ctrl-C, which reaches every process, to the one that trains."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _keys(

@@ -9,10 +9,9 @@ from torchvision.transforms import InterpolationMode, v2
 
 from mcl_triton import ChannelGroups, MCLoss
 
-from . import base_networks, faces, transforms
+from . import base_networks, transforms
 from .batches import derived_seed
-from .datasets import DATASETS, Labelled, Transform, load
-from .datasets.orl import People
+from .datasets import DATASETS, Labelled, Transform, faces, load
 from .network import MCNetwork, small_extractor
 from .settings import SMALL, Settings
 
@@ -20,8 +19,7 @@ from .settings import SMALL, Settings
 def load_data(settings: Settings) -> tuple[Labelled, Labelled]:
     """The training and the test set, each with the names of its ``classes``."""
     if settings.dataset == "faces":
-        train_set, test_set = faces.split(settings.training_photos, settings.seed)
-        return People(train_set), People(test_set)
+        return faces.split(settings.training_photos, settings.seed)
     return (
         load(settings.dataset, _root(settings), "train", picture_transform(settings, training=True)),
         load_test_data(settings),
@@ -60,7 +58,7 @@ def build_network(settings: Settings, num_classes: int = faces.NUM_PEOPLE) -> MC
         groups = ChannelGroups.uniform(num_classes, settings.channels_per_class)
         features = small_extractor(groups.num_channels, image_channels=1 if settings.dataset == "faces" else 3)
         return MCNetwork(features, groups, None if loss is None else loss(groups))
-    return base_networks.build_network(
+    return base_networks.base_network(
         settings.backbone,
         num_classes,
         channels_per_class=settings.channels_per_class or None,

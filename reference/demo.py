@@ -5,29 +5,22 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
-import signal
-import statistics
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import asdict, replace
-from multiprocessing import get_context
-from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from threading import RLock
 
 import torch
-from tqdm import tqdm
 
-from .build import build_network, load_data
 from .checkpoint import load_network
+from .datasets.faces import NUM_PEOPLE, PHOTOS_PER_PERSON, split
 from .environment import environment, usable_cores
-from .faces import NUM_PEOPLE, PHOTOS_PER_PERSON, split
 from .run import DivergedError, Row
 from .settings import Settings, add_arguments, from_arguments
-from .train import CHECKPOINT, train
+from .several import train_several
+from .spread import mean_and_deviation
+from .train import CHECKPOINT
 
 Runs = dict[str, dict[int, list[Row]]]
 """The rows of every run, by loss and seed."""
@@ -65,12 +58,12 @@ def main(arguments: list[str] | None = None) -> int:
         "--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], metavar="SEED", help="each is a run of either loss"
     )
     parser.add_argument("--folder", type=Path, default=Path("runs/demo"), help="where everything goes")
-    parser.add_argument("--figures", type=Path, metavar="FOLDER", help="where the pictures go, if elsewhere")
+    parser.add_argument("--figures", type=Path, metavar="FOLDER", help="where the figures go, if elsewhere")
     parser.add_argument("--processes", type=int, default=usable_cores(), help="runs at the same time")
     options = parser.parse_args(arguments)
     try:
-        recipe = from_arguments(options)
-        if not any(recipe.weights):
+        settings = from_arguments(options)
+        if not any(settings.weights):
             raise ValueError("weights 0 0 leave no MC-Loss to compare cross-entropy with.")
         if len(set(options.seeds)) < len(options.seeds):
             raise ValueError(f"seeds must differ; got {options.seeds}.")
@@ -80,18 +73,18 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(str(error))
 
     try:
-        runs = train_all(recipe, options.seeds, options.folder, options.processes)
+        runs = train_all(settings, options.seeds, options.folder, options.processes)
     except KeyboardInterrupt:
         print("\nstopped.", file=sys.stderr)
         return 130
     except (ValueError, FileNotFoundError, DivergedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(describe(recipe, options.seeds))
+    print(describe(settings, options.seeds))
     print(table(runs))
-    write_results(options.folder, recipe, runs)
-    figures = draw(options.figures or options.folder, options.folder, recipe, runs)
-    print(f"\npictures: {', '.join(map(str, figures))}")
+    write_results(options.folder, settings, runs)
+    figures = draw(options.figures or options.folder, options.folder, settings, runs)
+    print(f"\nfigures:  {', '.join(map(str, figures))}")
     print(f"numbers:  {options.folder / 'results.csv'}, {options.folder / 'results.json'}")
     print(f"runs:     {options.folder}/*/, each with its checkpoint and its metrics")
     print(f"{time.perf_counter() - started:.0f} seconds in all")
@@ -103,65 +96,27 @@ def run_folder(folder: Path, loss: str, seed: int) -> Path:
     return folder / f"{'mc-loss' if loss == MC_LOSS else loss}-seed{seed}"
 
 
-def train_all(recipe: Settings, seeds: Sequence[int], folder: Path, processes: int) -> Runs:
+def train_all(settings: Settings, seeds: Sequence[int], folder: Path, processes: int) -> Runs:
     """Train with either loss from every seed, several runs at a time."""
     jobs = {
-        (loss, seed): (replace(recipe, weights=weights, seed=seed), run_folder(folder, loss, seed))
+        (loss, seed): (replace(settings, weights=weights, seed=seed), run_folder(folder, loss, seed))
         for seed in seeds
-        for loss, weights in ((CROSS_ENTROPY, (0.0, 0.0)), (MC_LOSS, recipe.weights))
+        for loss, weights in ((CROSS_ENTROPY, (0.0, 0.0)), (MC_LOSS, settings.weights))
     }
-    context = get_context("spawn")
-    epochs: SimpleQueue[int] = context.SimpleQueue()
-    with (
-        ProcessPoolExecutor(min(processes, len(jobs)), context, _prepare_worker, (epochs,)) as executor,
-        tqdm(total=len(jobs) * recipe.epochs, unit="epoch", desc=f"training {len(jobs)} networks") as bar,
-    ):
-        futures = {key: executor.submit(_train_one, *job) for key, job in jobs.items()}
-        pending = set(futures.values())
-        try:
-            while pending:
-                done, pending = wait(pending, timeout=0.2)
-                for future in done:
-                    future.result()  # raises what the run raised
-                while not epochs.empty():
-                    bar.update(epochs.get())
-        except BaseException:
-            executor.shutdown(wait=False, cancel_futures=True)
-            raise
-    return {loss: {seed: futures[loss, seed].result() for seed in seeds} for loss in (CROSS_ENTROPY, MC_LOSS)}
+    rows = train_several(jobs, processes)
+    return {loss: {seed: rows[loss, seed] for seed in seeds} for loss in (CROSS_ENTROPY, MC_LOSS)}
 
 
-_epochs: SimpleQueue[int]  # of a process that trains: a message for each finished epoch
-
-
-def _prepare_worker(epochs: SimpleQueue[int]) -> None:
-    global _epochs
-    _epochs = epochs  # a queue reaches a process only when that starts
-    tqdm.set_lock(RLock())  # its own is shared among processes, and would outlive one that ends by os._exit
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # Ctrl-C reaches every process; the first one reports it
-
-
-def _train_one(settings: Settings, folder: Path) -> list[Row]:
-    return train(
-        build_network(settings),
-        *load_data(settings),
-        settings,
-        folder,
-        progress=False,
-        on_epoch=lambda _: _epochs.put(1),
-    )
-
-
-def describe(recipe: Settings, seeds: Sequence[int]) -> str:
+def describe(settings: Settings, seeds: Sequence[int]) -> str:
     """What was run on what."""
     on = environment()
-    train_photos, test_photos = recipe.training_photos, PHOTOS_PER_PERSON - recipe.training_photos
-    alpha, beta = recipe.weights
+    train_photos, test_photos = settings.training_photos, PHOTOS_PER_PERSON - settings.training_photos
+    alpha, beta = settings.weights
     return (
         f"\n{on['cpu']}, {on['cores']} cores; Python {on['python']}, torch {on['torch']}\n"
         f"ORL faces of AT&T Laboratories Cambridge, {NUM_PEOPLE} people: {train_photos} photographs of each to train "
         f"on, {test_photos} to test\n"
-        f"{recipe.epochs} epochs; MC-Loss with α = {alpha:g}, β = {beta:g}, ξ = {recipe.channels_per_class}; "
+        f"{settings.epochs} epochs; MC-Loss with α = {alpha:g}, β = {beta:g}, ξ = {settings.channels_per_class}; "
         f"seeds {' '.join(map(str, seeds))}\n"
     )
 
@@ -195,44 +150,37 @@ def paired_differences(runs: Runs) -> list[Row]:
 
 
 def _cells(rows: list[Row], sign: str = "") -> str:
-    cells = ""
-    for name, (_, scale, digits) in MEASURES.items():
-        mean, deviation = _mean_and_deviation([scale * row[name] for row in rows])
-        cell = format(mean, sign + digits)
-        cells += (cell if deviation is None else f"{cell} ± {deviation:{digits}}").rjust(15)
-    return cells
+    return "".join(
+        mean_and_deviation([scale * row[name] for row in rows], digits, sign).rjust(15)
+        for name, (_, scale, digits) in MEASURES.items()
+    )
 
 
-def _mean_and_deviation(values: list[float]) -> tuple[float, float | None]:
-    """One value alone has no deviation."""
-    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
-
-
-def write_results(folder: Path, recipe: Settings, runs: Runs) -> None:
-    """``results.csv``, a line a run, and ``results.json``, the same with the recipe and what it ran on."""
+def write_results(folder: Path, settings: Settings, runs: Runs) -> None:
+    """``results.csv``, a line a run, and ``results.json``, the same with the settings and what it ran on."""
     results = [{"loss": loss, "seed": seed, **of_run(rows)} for loss, of in runs.items() for seed, rows in of.items()]
     with open(folder / "results.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, results[0])
         writer.writeheader()
         writer.writerows(results)
-    content = {"environment": environment(), "recipe": asdict(recipe), "runs": results}
+    content = {"environment": environment(), "settings": asdict(settings), "runs": results}
     (folder / "results.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
-def draw(figures: Path, folder: Path, recipe: Settings, runs: Runs) -> list[Path]:
-    """Both pictures; the channels are those of the first seed, on the first test photograph of some people."""
-    from . import pictures  # here, so that the processes that train do not load matplotlib
+def draw(figures: Path, folder: Path, settings: Settings, runs: Runs) -> list[Path]:
+    """Both figures; the channels are those of the first seed, on the first test photograph of some people."""
+    from . import demo_figures  # here, so that the processes that train do not load matplotlib
 
     curves, channels = figures / "demo_curves.png", figures / "demo_channels.png"
     seed = next(iter(runs[MC_LOSS]))
     networks = {loss: load_network(run_folder(folder, loss, seed) / CHECKPOINT)[0] for loss in runs}
-    pictures.draw_curves({loss: list(of.values()) for loss, of in runs.items()}, networks[MC_LOSS].groups, curves)
+    demo_figures.draw_curves({loss: list(of.values()) for loss, of in runs.items()}, networks[MC_LOSS].groups, curves)
 
-    _, test_set = split(recipe.training_photos, seed)
+    _, test_set = split(settings.training_photos, seed)
     people = torch.arange(0, NUM_PEOPLE, PICTURED_EVERY)
-    first_photos = torch.searchsorted(test_set.people, people)
+    first_photos = [test_set.targets.index(person) for person in people.tolist()]
     note = f"The first test photograph of every {PICTURED_EVERY}th person, seed {seed}."
-    pictures.draw_channels(networks, test_set.images[first_photos], people, note, channels)
+    demo_figures.draw_channels(networks, test_set.images[first_photos], people, note, channels)
     return [curves, channels]
 
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from mcl_triton import channel_pool
 
 from . import distributed
-from .batches import ignore_interrupt
+from .interrupt import ignore_interrupt
 from .network import MCNetwork
 from .overlap import channel_overlap
 

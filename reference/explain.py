@@ -38,7 +38,7 @@ class Viewer:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Draw a picture for each image; returns the exit status."""
+    """Draw a figure for each image; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m reference.explain",
         description="Draw where the channels of a class look in each image: those of the true class and, where the "
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--checkpoint", type=Path, required=True, help="the network")
     parser.add_argument("--compare", type=Path, metavar="CHECKPOINT", help="another network, drawn beside it")
     parser.add_argument("--class", dest="true_class", metavar="NAME", help="the true class of the images")
-    parser.add_argument("--output", type=Path, default=Path("runs/explain"), metavar="FOLDER", help="for the pictures")
+    parser.add_argument("--output", type=Path, default=Path("runs/explain"), metavar="FOLDER", help="for the figures")
     options = parser.parse_args(arguments)
     try:
         viewers = [load_viewer(path) for path in (options.checkpoint, options.compare) if path is not None]
@@ -68,11 +68,11 @@ def explain(
     Args:
         images: files.
         viewers: the networks, of the same classes.
-        output: the folder for the pictures, each named after its image: ``bird.jpg`` gives ``bird-channels.png``.
+        output: the folder for the figures, each named after its image: ``bird.jpg`` gives ``bird-channels.png``.
         true_class: of every image; None to look at the predicted class alone.
 
     Returns:
-        The pictures' files.
+        The figures' files.
 
     Raises:
         ValueError: an image cannot be read, two would give one file, the networks have other classes, or there is no

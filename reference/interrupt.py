@@ -1,4 +1,4 @@
-"""Ctrl-C between two steps, never within one."""
+"""Ctrl-C between two steps, never within one, and in the process that trains alone."""
 
 from __future__ import annotations
 
@@ -32,3 +32,8 @@ def deferred_interrupt() -> Iterator[Callable[[], bool]]:
     finally:
         if signal.getsignal(signal.SIGINT) is note:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def ignore_interrupt(worker: int) -> None:
+    """Leave Ctrl-C, which reaches every process, to the one that trains."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

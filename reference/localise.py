@@ -2,7 +2,7 @@
 
 Source: Zhou, Khosla, Lapedriza, Oliva and Torralba, "Learning Deep Features for Discriminative Localization",
 CVPR 2016: the map is enlarged to the image, what lies above 20 % of its maximum is kept, and the box covers the largest
-connected component. A box is right at an IoU of 0.5 with the given one, as in the ImageNet challenge.
+connected component.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from .datasets.cub import Box
+Box = tuple[int, int, int, int]
+"""Left, top, width and height in whole pixels."""
 
 THRESHOLD = 0.2
-MATCH = 0.5
 
 
 def locate(heat: Tensor, image_size: tuple[int, int], threshold: float = THRESHOLD) -> Box | None:
@@ -28,7 +28,7 @@ def locate(heat: Tensor, image_size: tuple[int, int], threshold: float = THRESHO
         threshold: fraction of the maximum, from 0 to below 1.
 
     Returns:
-        Left, top, width and height in whole pixels; None for a map without a positive value.
+        The box; None for a map without a positive value.
 
     Raises:
         ValueError: ``heat`` is no single map, or ``threshold`` is out of range.
@@ -45,16 +45,3 @@ def locate(heat: Tensor, image_size: tuple[int, int], threshold: float = THRESHO
     sizes = ndimage.sum_labels(is_active, components, range(1, number + 1))
     rows, columns = ndimage.find_objects(components)[int(sizes.argmax())]
     return columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start
-
-
-def intersection_over_union(box: Box, other: Box) -> float:
-    """The area that two boxes share divided by the area that they cover, from 0 to 1."""
-    width = min(box[0] + box[2], other[0] + other[2]) - max(box[0], other[0])
-    height = min(box[1] + box[3], other[1] + other[3]) - max(box[1], other[1])
-    shared = max(width, 0) * max(height, 0)
-    return shared / (box[2] * box[3] + other[2] * other[3] - shared)
-
-
-def is_located(box: Box | None, truth: Box) -> bool:
-    """Whether a box is right: its IoU with the true one is at least 0.5."""
-    return box is not None and intersection_over_union(box, truth) >= MATCH

@@ -15,7 +15,10 @@ from torch.nn.functional import cross_entropy
 
 
 def channel_pool(features: Tensor, sizes: Sequence[int], mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Class scores g and diversity scores h, class by class.
+    """Class scores g and diversity scores h, class by class, for i a class, j its channels and k the P positions.
+
+        g[b, i] = 1/P · Σ_k max_j M[b, j] · F[b, j, k]
+        h[b, i] =       Σ_k max_j softmax_k(F[b, j, :])[k]
 
     Args:
         features: F, (B, N, H, W) or (B, N, P).
@@ -55,7 +58,7 @@ def paper_loss(
 def official_loss(
     features: Tensor, targets: Tensor, sizes: Sequence[int], mask: Tensor | None, alpha: float, beta: float
 ) -> Tensor:
-    """α·L_dis + β·(1 − mean h/ξ), the convention of the published code, for groups of any sizes."""
+    """α·L_dis + β·(1 − mean h/ξ), the convention of the authors' code, for groups of any sizes."""
     scores, diversity = channel_pool(features, sizes, mask)
     fraction = diversity / torch.tensor(sizes, dtype=diversity.dtype, device=diversity.device)
     return alpha * discriminality(scores, targets) + beta * (1 - fraction.mean())

@@ -66,13 +66,14 @@ class MCNetwork(nn.Module):
         return logits
 
     def forward(
-        self, images: Tensor, targets: Tensor | None = None
+        self, images: Tensor, targets: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor | tuple[Tensor, Tensor] | tuple[Tensor, Tensor, MCLossOutput | None]:
         """Classify a batch.
 
         Args:
             images: whatever the feature extractor takes.
             targets: class indices (B,) or class probabilities (B, C).
+            mask: for the MC-Loss, (N,) or (B, N); None lets it draw one.
 
         Returns:
             In training ``(logits, ce_loss, MCLossOutput)``, the last one None for a network without MC-Loss; in
@@ -88,7 +89,7 @@ class MCNetwork(nn.Module):
         ce_loss = cross_entropy(logits, targets)
         if not self.training:
             return logits, ce_loss
-        return logits, ce_loss, None if self.loss is None else self.loss(features, targets)
+        return logits, ce_loss, None if self.loss is None else self.loss(features, targets, mask)
 
 
 def global_max_pooling() -> nn.Module:

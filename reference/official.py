@@ -1,8 +1,8 @@
-"""The published convention, computed the way the published code computes it.
+"""The official convention, that of the authors' code, computed the way their code computes it.
 
 The pooling across channels is a `max_pool2d` whose window runs over the channels, with the channels transposed into
 the last dimension before and back after; of equal values the first channel of the window wins and takes the whole
-gradient. The published code knows groups of one size only; `ragged_loss` applies its pooling to each size in turn, as
+gradient. Their code knows groups of one size only; `ragged_loss` applies its pooling to each size in turn, as
 an older script of it did for ResNet50, which added the diversity's terms of the sizes where here their mean is taken.
 Written anew from the behaviour of the authors' code, https://github.com/PRIS-CV/Mutual-Channel-Loss.
 """
@@ -44,7 +44,7 @@ def loss(
     alpha: float = 1.5,
     beta: float = 20.0,
 ) -> Tensor:
-    """α·L_dis + β·(1 − mean h/ξ), with the published weights of the training from scratch.
+    """α·L_dis + β·(1 − mean h/ξ), by default with their weights for training from scratch.
 
     Args:
         features: (B, C·ξ, H, W).
@@ -66,7 +66,7 @@ def ragged_loss(
     alpha: float = 1.5,
     beta: float = 20.0,
 ) -> Tensor:
-    """The same for groups of several sizes, size after size; ``runs`` holds (number of classes, channels of each)."""
+    """`loss` for groups of several sizes, size after size; ``runs`` holds (number of classes, channels of each)."""
     scores, fractions = [], []
     first = 0
     for classes, size in runs:

@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("runs", type=Path, nargs="+", metavar="FOLDER", help="of a run of reference.train")
-    parser.add_argument("--output", type=Path, default=Path("runs/overlap.png"), metavar="FILE", help="the picture")
+    parser.add_argument("--output", type=Path, default=Path("runs/overlap.png"), metavar="FILE", help="the figure")
     options = parser.parse_args(arguments)
     try:
         draw_overlap({str(folder): read_overlap(folder) for folder in options.runs}, options.output)

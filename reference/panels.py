@@ -11,26 +11,13 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
-from torch.nn.functional import interpolate
-
-from mcl_triton import ChannelGroups, class_maps
 
 DPI = 100
 SEAM = 0.04  # inches between neighbouring panels
 _HEAT = matplotlib.colormaps["magma"]
-
-
-def scaled_maps(features: Tensor, groups: ChannelGroups, classes: Tensor, size: tuple[int, int]) -> Tensor:
-    """The channels of a class of each image, (B,), and their maximum: (B, ξ + 1, H, W) in [0, 1] of the given size."""
-    own = class_maps(features, groups, classes, reduce=None)[:, 0]  # [B, ξ, H', W']
-    ccmp = class_maps(features, groups, classes)  # [B, 1, H', W']
-    maps = interpolate(torch.cat([own, ccmp], dim=1), size, mode="bilinear").clamp(min=0)
-    # One scale for an image, so that a channel that is silent looks silent.
-    return maps / maps.amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12)
 
 
 def grey(photo: Tensor) -> np.ndarray:

@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m reference.predict",
         description=f"Print the {SHOWN} most probable classes of each image.",
     )
-    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="a file")
     parser.add_argument("--checkpoint", type=Path, required=True, help="written by reference.train")
     options = parser.parse_args(arguments)
     try:

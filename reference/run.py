@@ -17,16 +17,20 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 from torch.utils.data import Dataset
 
+from mcl_triton import sample_channel_mask
+
 from . import checkpoint, distributed
 from .base_networks import parameter_groups
 from .batches import batches, derived_seed
 from .evaluate import evaluate
 from .network import MCNetwork
-from .objective import Objective, draw_mask
 from .settings import Settings, differences
 
 Row = dict[str, float]
-"""What is known after an epoch, by the names of the CSV file's columns."""
+"""What is known after an epoch, by the names of the CSV file's columns.
+
+``seconds`` are those of the steps and of the evaluation; waiting for training images is not among them.
+"""
 
 Part = tuple[Tensor, Tensor]
 """Images and class indices (B,)."""
@@ -65,9 +69,9 @@ class Run:
         self.settings = settings
         self.classes = list(classes)
         self.device = next(network.parameters()).device
-        self.objective, self.parallel = self._wrapped()
+        self.wrapped, self.parallel = self._wrapped()
         rates = {"backbone": settings.learning_rate * settings.backbone_factor, "head": settings.learning_rate}
-        groups = [{**group, "highest_lr": group["lr"]} for group in parameter_groups(network, **rates)]
+        groups = [{**group, "initial_lr": group["lr"]} for group in parameter_groups(network, **rates)]
         self.optimizer = SGD(
             groups, lr=settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay
         )
@@ -100,7 +104,7 @@ class Run:
         mask = draw_mask(self.network, self.device)
         self._set_learning_rates()
         self.optimizer.zero_grad()
-        measured = [self._add_gradients(part, mask, number, len(batch)) for number, part in enumerate(batch)]
+        measured = [self._add_gradients(part, mask, number) for number, part in enumerate(batch)]
         of_parts = [each.tolist() for each in measured]  # only now, as reading a number waits for the device
         sizes = [len(targets) for _, targets in batch]
         images, loss, correct = distributed.total(
@@ -114,22 +118,25 @@ class Run:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step += 1
-        self._add(images=images, loss=loss, accuracy=correct, seconds=time.perf_counter() - started)
+        self._add(images=images, loss=loss, correct=correct, seconds=time.perf_counter() - started)
 
-    def _add_gradients(self, part: Part, mask: Tensor | None, number: int, parts: int) -> Tensor:
+    def _add_gradients(self, part: Part, mask: Tensor | None, number: int) -> Tensor:
         """Backward for one part of the batch; returns its mean loss and how many answers are right, (2,)."""
+        parts = self.settings.accumulation
         images, targets = (tensor.to(self.device, non_blocking=True) for tensor in part)
         # What else draws random numbers, such as dropout, draws others for each part.
         torch.manual_seed(derived_seed(self.settings.seed, "step", self.step, distributed.rank() * parts + number))
         with self._gradients_shared(number == parts - 1):
             with self.autocast():
-                logits, loss = self.objective(images, targets, mask)
+                logits, loss, mc = self.wrapped(images, targets, mask)
+                if mc is not None:
+                    loss = loss + mc.loss
             self.scaler.scale(loss / parts).backward()
         correct = (logits.argmax(dim=1) == targets).sum()
         return torch.stack([loss.detach(), correct.to(loss.dtype)])
 
     def finish_epoch(self, test_set: Dataset[Any], workers: int = 0) -> None:
-        """Validate, and add the epoch's row."""
+        """Evaluate on the test images, and add the epoch's row."""
         started = time.perf_counter()
         distributed.share_buffers(self.network)
         with self.autocast():
@@ -141,7 +148,7 @@ class Run:
                 "epoch": len(self.rows) + 1,
                 "step": self.step,
                 "train_loss": self.totals["loss"] / images,
-                "train_accuracy": self.totals["accuracy"] / images,
+                "train_accuracy": self.totals["correct"] / images,
                 **{f"test_{name}": value for name, value in test.items()},
                 "seconds": self.totals["seconds"] + time.perf_counter() - started,
             }
@@ -166,9 +173,7 @@ class Run:
 
     def load(self, path: Path) -> None:
         """Go back to a checkpoint of a run with the same settings."""
-        state = checkpoint.load(path)
-        if changed := differences(Settings(**state["settings"]), self.settings):
-            raise ValueError(f"{path} and this run must have the same settings; they differ: {', '.join(changed)}.")
+        state = load_state(path, self.settings)
         for name, part in self._state().items():
             part.load_state_dict(state[name])
         self.step, self.rows, self.totals = state["step"], state["rows"], state["totals"]
@@ -180,14 +185,14 @@ class Run:
         """What a step calls, and the part of it that shares gradients among processes, if there are several."""
         if self.settings.channels_last:
             self.network.to(memory_format=torch.channels_last)
-        objective: nn.Module = Objective(self.network)
+        wrapped: nn.Module = self.network
         parallel = None
         if distributed.size() > 1:
             on_gpu = self.device.type == "cuda"
             if on_gpu:  # elsewhere PyTorch has none, and batch norm sees the images of its own process
-                objective = nn.SyncBatchNorm.convert_sync_batchnorm(objective)
-            objective = parallel = DistributedDataParallel(objective, device_ids=[self.device] if on_gpu else None)
-        return torch.compile(objective) if self.settings.compile else objective, parallel
+                wrapped = nn.SyncBatchNorm.convert_sync_batchnorm(wrapped)
+            wrapped = parallel = DistributedDataParallel(wrapped, device_ids=[self.device] if on_gpu else None)
+        return torch.compile(wrapped) if self.settings.compile else wrapped, parallel
 
     def _gradients_shared(self, shared: bool) -> AbstractContextManager[None]:
         """Let the processes share their gradients only once a step."""
@@ -196,7 +201,7 @@ class Run:
     def _set_learning_rates(self) -> None:
         factor = learning_rate_factor(self.settings, self.step / self.steps_per_epoch)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["highest_lr"] * factor
+            group["lr"] = group["initial_lr"] * factor
 
     def _add(self, **values: float) -> None:
         for name, value in values.items():
@@ -211,8 +216,24 @@ class Run:
             )
 
 
+def load_state(path: Path, settings: Settings) -> dict[str, Any]:
+    """A checkpoint of a run; ValueError where that had other settings."""
+    state = checkpoint.load(path)
+    if changed := differences(Settings(**state["settings"]), settings):
+        raise ValueError(f"{path} and this run must have the same settings; they differ: {', '.join(changed)}.")
+    return state
+
+
+def draw_mask(network: MCNetwork, device: torch.device) -> Tensor | None:
+    """The mask for all parts of a batch, in whichever process, (N,); None where the MC-Loss masks nothing."""
+    loss = network.loss
+    if loss is None or loss.drop == 0:
+        return None
+    return sample_channel_mask(loss.groups, drop=loss.drop, device=device, backend=loss.backend)
+
+
 def autocast(settings: Settings, device: torch.device) -> AbstractContextManager[Any]:
-    """Mixed precision as in the settings, for training and for validation alike."""
+    """Mixed precision as in the settings, for training and for evaluation alike."""
     dtype = torch.float16 if settings.mixed_precision == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype, enabled=settings.mixed_precision != "off")
 

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any
 
-from . import faces
-from .datasets import DATASETS
+from .datasets import DATASETS, faces
 
 SMALL = "small"
 """The backbone of the demo, for small images."""
@@ -45,8 +44,8 @@ class Settings:
     the files lie.
     """
 
-    dataset: str = _setting("faces", "what to train on", choices=tuple(DATASETS))
-    data: str = _setting("", "folder of the data set's files; the faces need none", metavar="DIR")
+    dataset: str = _setting("faces", "what to train on", choices=(*DATASETS, "faces"))
+    data: str = _setting("", "folder of the data set's files; the faces need none", metavar="FOLDER")
     training_photos: int = _setting(
         3, "of the faces: photographs of each person to train on; the other ones of the 10 are for testing"
     )

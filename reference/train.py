@@ -1,4 +1,4 @@
-"""Training and validation: ``python -m reference.train --help``.
+"""Training, with an evaluation after every epoch: ``python -m reference.train --help``.
 
 A run is a function of its settings: everything random in it follows from the seed and the step, see `batches`. So a
 run that was interrupted and resumed ends in the same weights, bit for bit on a CPU, as one that was not.
@@ -28,7 +28,7 @@ from .build import build_network, load_data
 from .interrupt import deferred_interrupt
 from .logs import tensorboard, write_metrics
 from .network import MCNetwork
-from .recipes import describe_recipes, load_recipe
+from .recipes import describe_recipes, load_recipe, recipe_option
 from .run import DivergedError, Row, Run
 from .settings import Settings, add_arguments, from_arguments
 
@@ -36,17 +36,12 @@ CHECKPOINT = "checkpoint.pt"
 BEST = "best.pt"
 
 _ALSO_ON_RESUME = ("resume", "data", "device", "workers", "tensorboard")
+_NOT_GIVEN = object()
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Train from the command line; returns the exit status."""
-    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    chooser.add_argument(
-        "--recipe",
-        metavar="NAME",
-        help="start from a published way of training, or a TOML file, rather than from the faces; every other option "
-        "overrides its values",
-    )
+    chooser = recipe_option()
     chooser.add_argument("--list-recipes", action="store_true", help="print the names of the recipes and end")
     chosen, _ = chooser.parse_known_args(arguments)
     if chosen.list_recipes:
@@ -57,6 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         description="Train a network by cross-entropy and MC-Loss; without a recipe, a small one on the ORL faces.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         parents=[chooser],
+        allow_abbrev=False,  # the chooser, which is asked first, would not know a shortened --recipe
     )
     try:
         recipe = load_recipe(chosen.recipe) if chosen.recipe else Settings()
@@ -71,20 +67,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=0, help="processes that read images ahead, for each that trains")
     parser.add_argument("--tensorboard", action="store_true", help="write events for TensorBoard into the folder")
     options = parser.parse_args(arguments)
-    ignored = [
-        name
-        for name, value in vars(options).items()
-        if name not in _ALSO_ON_RESUME and value != parser.get_default(name)
-    ]
+    # Parsed once more, without defaults: also an option that is given its default would be ignored.
+    given = vars(parser.parse_args(arguments, argparse.Namespace(**dict.fromkeys(vars(options), _NOT_GIVEN))))
+    ignored = [name for name, value in given.items() if value is not _NOT_GIVEN and name not in _ALSO_ON_RESUME]
     if options.resume and ignored:
-        parser.error(f"--resume goes on with the run as it was set; it cannot take {', '.join(ignored)} as well.")
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in ignored)
+        parser.error(f"--resume goes on with the run as it was set; it cannot take {names} as well.")
     folder = options.resume or options.folder
     if not options.resume and (folder / CHECKPOINT).exists():
         parser.error(f"{folder} holds a run: go on with it by --resume {folder}, or choose another --folder.")
     try:
         _train(options, folder)
     except KeyboardInterrupt:
-        print(f"\nstopped; go on by: python -m reference.train --resume {folder}", file=sys.stderr)
+        go_on = f"; go on by: python -m reference.train --resume {folder}" if (folder / CHECKPOINT).exists() else ""
+        print(f"\nstopped{go_on}", file=sys.stderr)
         return 130
     except (ValueError, FileNotFoundError, DivergedError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -142,7 +138,7 @@ def train(
     progress: bool = True,
     on_epoch: Callable[[Row], None] | None = None,
 ) -> list[Row]:
-    """Train a network, validating after every epoch; seeds PyTorch's random numbers as it goes.
+    """Train a network, evaluating it after every epoch; seeds PyTorch's random numbers as it goes.
 
     Where several processes train together, each calls this with the same arguments; the first one writes the files.
 

@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("checkpoint", type=Path, help="written by reference.train")
-    parser.add_argument("--data", metavar="DIR", help="folder of the data set's files, if no longer where it was")
+    parser.add_argument("--data", metavar="FOLDER", help="folder of the data set's files, if no longer where it was")
     parser.add_argument("--device", default="auto", help="such as cpu or cuda:1; auto is a GPU where there is one")
     parser.add_argument("--workers", type=int, default=0, help="processes that read images ahead")
     options = parser.parse_args(arguments)

@@ -9,14 +9,13 @@ from difflib import get_close_matches
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
-from mcl_triton import channel_pool, class_maps
+from mcl_triton import ChannelGroups, channel_pool, class_maps
 
-from .datasets.cub import Box
-from .localise import locate
+from .localise import Box, locate
 from .network import MCNetwork
 from .overlap import channel_overlap
-from .panels import scaled_maps
 
 
 @dataclass(frozen=True)
@@ -90,6 +89,15 @@ def views(network: MCNetwork, image: Tensor, classes: Sequence[str], true_class:
         )
 
     return [view(index, role) for index, role in roles.items()]
+
+
+def scaled_maps(features: Tensor, groups: ChannelGroups, classes: Tensor, size: tuple[int, int]) -> Tensor:
+    """The channels of a class of each image, (B,), and their maximum: (B, ξ + 1, H, W) in [0, 1] of the given size."""
+    own = class_maps(features, groups, classes, reduce=None)[:, 0]  # [B, ξ, H', W']
+    ccmp = class_maps(features, groups, classes)  # [B, 1, H', W']
+    maps = interpolate(torch.cat([own, ccmp], dim=1), size, mode="bilinear").clamp(min=0)
+    # One scale for an image, so that a channel that is silent looks silent.
+    return maps / maps.amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12)
 
 
 def class_index(name: str, classes: Sequence[str]) -> int:

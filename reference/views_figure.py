@@ -101,7 +101,7 @@ def _draw_maps(
         left, upper = x + column * (side + SEAM), y + line * (rise + _LINE) + _LINE
         axis = panel(figure, left, upper, side, rise, overlay(grey, heat))
         axis.set_title(f"channel {place + 1}" if place < len(maps) - 1 else "maximum", fontsize=8, pad=2)
-    if view.box is not None:
+    if view.box is not None:  # over the last one, the maximum
         across, down = size[1] / photo.shape[2], size[0] / photo.shape[1]
         corner = (view.box[0] * across - 0.5, view.box[1] * down - 0.5)  # pixels are centred on whole numbers
         axis.add_patch(

@@ -9,10 +9,11 @@ import torchvision
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d, max_pool2d
 from torchvision.models import get_model, get_model_weights
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from mcl_triton import ChannelGroups, MCLoss
 from reference.backbones import count_channels, torchvision_backbone, widened_backbone
-from reference.base_networks import BilinearPooling, build_network, parameter_groups
+from reference.base_networks import BilinearPooling, base_network, parameter_groups
 
 
 def linear(inputs: int, outputs: int) -> int:
@@ -119,8 +120,8 @@ def test_weights_by_name_are_torchvisions(monkeypatch):
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", downloaded)
     for weights in ("DEFAULT", "IMAGENET1K_V1"):
-        features = build_network("resnet18", 10, weights=weights).features
-        loaded = {name: parameter for name, parameter in features.named_parameters()}
+        features = base_network("resnet18", 10, weights=weights).features
+        loaded = dict(features.named_parameters())
         assert len(loaded) == len(list(model.parameters())) - 2
         for name, parameter in model.named_parameters():
             if not name.startswith("fc."):
@@ -194,7 +195,7 @@ def test_weights_that_there_are_not():
 )
 def test_names_that_there_are_not(name, nearest):
     with pytest.raises(ValueError, match=rf"no network '{name}' in torchvision .*; the nearest are .*{nearest}"):
-        build_network(name, 10)
+        base_network(name, 10)
 
 
 def test_a_network_without_maps(monkeypatch):
@@ -209,7 +210,7 @@ def test_a_network_without_maps(monkeypatch):
 def test_widened_vgg(num_classes, channels_per_class):
     channels = num_classes * channels_per_class
     with torch.device("meta"):
-        network = build_network("vgg16_bn", num_classes, channels_per_class=channels_per_class).eval()
+        network = base_network("vgg16_bn", num_classes, channels_per_class=channels_per_class).eval()
     assert network.groups == ChannelGroups.uniform(num_classes, channels_per_class)
     assert network.features(meta_images(224)).shape == (2, channels, 14, 14)
     assert network(meta_images(224)).shape == (2, num_classes)
@@ -225,19 +226,16 @@ def test_widened_vgg(num_classes, channels_per_class):
 def test_widened_resnet(num_classes, channels_per_class):
     channels = num_classes * channels_per_class
     with torch.device("meta"):
-        network = build_network("resnet18", num_classes, channels_per_class=channels_per_class).eval()
+        network = base_network("resnet18", num_classes, channels_per_class=channels_per_class).eval()
     assert network.groups == ChannelGroups.uniform(num_classes, channels_per_class)
     assert network.features(meta_images(224)).shape == (2, channels, 14, 14)
     assert network(meta_images(224)).shape == (2, num_classes)
-    last_stages = [convolution(256, 512, 3) + 3 * convolution(512, 512, 3) + convolution(256, 512, 1) + 10 * 512]
-    last_stages.append(
-        convolution(256, channels, 3)
-        + 3 * convolution(channels, channels, 3)
-        + convolution(256, channels, 1)
-        + 10 * channels
-    )
+
+    def last_stage(width: int) -> int:
+        return convolution(256, width, 3) + 3 * convolution(width, width, 3) + convolution(256, width, 1) + 10 * width
+
     published = get_model_weights("resnet18").DEFAULT.meta["num_params"] - linear(512, 1000)
-    assert num_parameters(network.features) == published - last_stages[0] + last_stages[1]
+    assert num_parameters(network.features) == published - last_stage(512) + last_stage(channels)
     assert num_parameters(network.head) == 2 * channels + linear(channels, 512) + 2 * 512 + linear(512, num_classes)
 
 
@@ -250,7 +248,7 @@ def test_initial_weights_of_the_widened_stage_are_those_of_the_others():
 
 def test_the_head_of_vgg_is_fed_by_max_pooling():
     features = torch.randn(2, 600, 14, 14)
-    pooling = build_network("vgg16_bn", 200, channels_per_class=3).pooling
+    pooling = base_network("vgg16_bn", 200, channels_per_class=3).pooling
     assert torch.equal(pooling(features), max_pool2d(features, 2).flatten(1))
 
 
@@ -292,7 +290,7 @@ NETWORKS = {
 @pytest.mark.parametrize("arguments", NETWORKS.values(), ids=NETWORKS)
 def test_a_step_of_training(arguments):
     torch.manual_seed(0)
-    network = build_network(**arguments, num_classes=20, loss=MCLoss)
+    network = base_network(**arguments, num_classes=20, loss=MCLoss)
     optimizer = torch.optim.SGD(parameter_groups(network, backbone=0.01, head=0.1))
     images, targets = torch.randn(4, 3, 64, 64), torch.tensor([0, 7, 7, 19])
     logits, ce_loss, mc = network(images, targets)
@@ -313,7 +311,7 @@ def test_a_step_of_training(arguments):
 
 def test_b_cnn_gives_the_features_of_vgg_to_the_mc_loss():
     with torch.device("meta"):
-        network = build_network("bcnn", 200, loss=MCLoss).eval()
+        network = base_network("bcnn", 200, loss=MCLoss).eval()
     assert network.groups == ChannelGroups.split(512, 200)
     assert network.extract(meta_images(448)).shape == (2, 512, 28, 28)
     assert network(meta_images(448)).shape == (2, 200)
@@ -331,7 +329,7 @@ def test_b_cnn_gives_the_features_of_vgg_to_the_mc_loss():
 )
 def test_channels_are_split_among_the_classes(name, num_classes, runs):
     with torch.device("meta"):
-        network = build_network(name, num_classes).eval()
+        network = base_network(name, num_classes).eval()
     assert network.groups.runs == runs
     assert network(meta_images(448)).shape == (2, num_classes)
 
@@ -340,13 +338,13 @@ def test_the_loss_is_given_made_or_left_out():
     extractor = nn.Conv2d(3, 8, 3)
     groups = ChannelGroups([2, 3, 3])
     given = MCLoss(groups, weights=(0.5, 3))
-    assert build_network(extractor, 3, loss=given).loss is given
-    made = build_network(extractor, 3, loss=lambda groups: MCLoss(groups, drop=1)).loss
+    assert base_network(extractor, 3, loss=given).loss is given
+    made = base_network(extractor, 3, loss=lambda groups: MCLoss(groups, drop=1)).loss
     assert made.groups == groups
     assert made.drop == 1
-    assert build_network(extractor, 3).loss is None
+    assert base_network(extractor, 3).loss is None
     with pytest.raises(ValueError, match="same groups"):
-        build_network(extractor, 4, loss=given)
+        base_network(extractor, 4, loss=given)
 
 
 class Extractor(nn.Module):
@@ -372,7 +370,7 @@ class Extractor(nn.Module):
 def test_a_module_is_only_looked_at():
     extractor = Extractor()
     before = {key: value.clone() for key, value in extractor.state_dict().items()}
-    network = build_network(extractor, 4, image_shape=(1, 8, 9))
+    network = base_network(extractor, 4, image_shape=(1, 8, 9))
     assert network.features is extractor
     assert network.groups == ChannelGroups([1, 1, 2, 2])
     assert extractor.looks == [(False, False)]
@@ -386,26 +384,26 @@ def test_a_module_that_does_not_take_the_image_is_left_as_it_was():
     with pytest.raises(
         ValueError, match=r"cannot take an image of shape \(1, 3, 224, 224\).*image_shape=\(1, 28, 28\)"
     ):
-        build_network(extractor, 4)
+        base_network(extractor, 4)
     assert [extractor.training, extractor.norm.training, extractor.frozen.training] == [True, True, False]
 
 
 @pytest.mark.parametrize(
-    ("extractor", "given"),
+    ("make", "given"),
     [
-        (nn.Sequential(nn.Conv2d(3, 6, 3), nn.Flatten()), r"\(1, 295704\)"),
-        (get_model("googlenet", aux_logits=True, init_weights=False), r"\(1, 1000\)"),
-        (torchvision.models.feature_extraction.create_feature_extractor(get_model("resnet18"), ["layer4"]), "dict"),
+        (lambda: nn.Sequential(nn.Conv2d(3, 6, 3), nn.Flatten()), r"\(1, 295704\)"),
+        (lambda: get_model("googlenet", aux_logits=True, init_weights=False), r"\(1, 1000\)"),
+        (lambda: create_feature_extractor(get_model("resnet18"), ["layer4"]), "dict"),
     ],
     ids=["flat", "classifier", "dict"],
 )
-def test_a_module_without_a_map(extractor, given):
+def test_a_module_without_a_map(make, given):
     with pytest.raises(ValueError, match=rf"must give a feature map \(B, N, H, W\).* it gave {given}"):
-        build_network(extractor, 4)
+        base_network(make(), 4)
 
 
 def test_parameters_are_divided_between_backbone_and_the_new():
-    network = build_network(nn.Conv2d(3, 8, 3), 3, loss=MCLoss)
+    network = base_network(nn.Conv2d(3, 8, 3), 3, loss=MCLoss)
     backbone, head = parameter_groups(network, backbone=0.01, head=0.1)
     assert backbone["params"] == [network.features.weight, network.features.bias]
     assert {id(parameter) for parameter in head["params"]} == {id(parameter) for parameter in network.head.parameters()}
@@ -415,7 +413,7 @@ def test_parameters_are_divided_between_backbone_and_the_new():
 @pytest.mark.parametrize("name", ["vgg16", "resnet50", "bcnn"])
 def test_networks_that_cannot_be_widened(name):
     with pytest.raises(ValueError, match=rf"only resnet18 and vgg16_bn can be widened; got '{name}'"):
-        build_network(name, 10, channels_per_class=3)
+        base_network(name, 10, channels_per_class=3)
 
 
 @pytest.mark.parametrize(
@@ -427,14 +425,14 @@ def test_networks_that_cannot_be_widened(name):
 )
 def test_widening_goes_with_no_weights_and_no_module(arguments):
     with pytest.raises(ValueError, match="channels_per_class widens a network by name, with random weights"):
-        build_network(**arguments, num_classes=10, channels_per_class=3)
+        base_network(**arguments, num_classes=10, channels_per_class=3)
 
 
 def test_weights_of_a_module():
     with pytest.raises(ValueError, match="weights are for a backbone with a name"):
-        build_network(nn.Conv2d(3, 8, 3), 3, weights="DEFAULT")
+        base_network(nn.Conv2d(3, 8, 3), 3, weights="DEFAULT")
 
 
 def test_more_classes_than_channels():
     with pytest.raises(ValueError, match="cannot split 512 channels among 600 classes"):
-        build_network("resnet18", 600)
+        base_network("resnet18", 600)

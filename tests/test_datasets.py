@@ -1,7 +1,6 @@
 """The data sets: small ones, written here in the formats of their authors, and all that can be wrong with them."""
 
 import pickle
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +14,8 @@ from torchvision import datasets as torchvision_datasets
 from torchvision.datasets import flowers102
 from torchvision.transforms import v2
 
+from bench import formats
+from bench.formats import write_annotations, write_setid
 from reference.datasets import DATASETS, SPLITS, Sizes, load
 
 AUTHORS = ["cub", "cub-boxes", "aircraft", "flowers", "cars"]
@@ -46,74 +47,33 @@ def draw(path: Path, number: int, *, mode: str = "RGB", height: int = 60) -> Non
     Image.new(mode, (40 + number, height)).save(path, quality=100)
 
 
-def write_lines(path: Path, lines: list[str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{line}\n" for line in lines), newline="\n")
+def draw_bird(path: Path, number: int) -> None:
+    draw(path, number, mode="L" if number == 3 else "RGB")
 
 
 def write_cub(root: Path) -> None:
-    folder = root / "CUB_200_2011"
-    names = {1: "001.Auk", 2: "002.Great Tit", 3: "003.Wren"}
     # Of each image the class and whether it is trained on; the numbers have a gap and are not in order of the class.
-    images = {1: (1, 1), 2: (2, 0), 3: (2, 1), 4: (1, 0), 10: (3, 1), 11: (3, 0), 12: (1, 1)}
-    files = {number: f"{names[label]}/Bird {number:04d}.jpg" for number, (label, _) in images.items()}
-    for number, file in files.items():
-        draw(folder / "images" / file, number, mode="L" if number == 3 else "RGB")
-    write_lines(folder / "classes.txt", [f"{label} {name}" for label, name in names.items()])
-    write_lines(folder / "images.txt", [f"{number} {file}" for number, file in files.items()])
-    # The files are joined by number, so their order must not matter.
-    backwards = list(reversed(images.items()))
-    write_lines(folder / "image_class_labels.txt", [f"{number} {label}" for number, (label, _) in backwards])
-    write_lines(folder / "train_test_split.txt", [f"{number} {flag}" for number, (_, flag) in sorted(images.items())])
-    write_lines(folder / "bounding_boxes.txt", [f"{number} 5.0 7.5 {number + 20}.2 30.0" for number, _ in backwards])
+    images = {
+        **{1: (1, True), 2: (2, False), 3: (2, True), 4: (1, False)},
+        **{10: (3, True), 11: (3, False), 12: (1, True)},
+    }
+    formats.write_cub(root, ["001.Auk", "002.Great Tit", "003.Wren"], images, draw_bird)
 
 
 def write_aircraft(root: Path) -> None:
-    folder = root / "fgvc-aircraft-2013b" / "data"
-    for number in range(1, 7):
-        draw(folder / "images" / f"{number:07d}.jpg", number)
-    write_lines(folder / "variants.txt", ["Falcon 2000", "Cessna 172", "F/A-18"])
-    train = ["0000001 F/A-18", "0000002 Falcon 2000", "0000003 Cessna 172", "0000004 F/A-18"]
-    write_lines(folder / "images_variant_trainval.txt", train)
-    write_lines(folder / "images_variant_test.txt", ["0000005 Cessna 172", "0000006 Falcon 2000"])
+    variants = ["Falcon 2000", "Cessna 172", "F/A-18"]
+    train = {1: "F/A-18", 2: "Falcon 2000", 3: "Cessna 172", 4: "F/A-18"}
+    formats.write_aircraft(root, variants, train, {5: "Cessna 172", 6: "Falcon 2000"}, draw)
 
 
 def write_flowers(root: Path) -> None:
-    folder = root / "flowers-102"
-    for number in range(1, 8):
-        draw(folder / "jpg" / f"image_{number:05d}.jpg", number)
-    savemat(folder / "imagelabels.mat", {"labels": np.array([[51, 1, 77, 1, 102, 77, 102]], np.uint8)})
-    write_setid(folder, trnid=[6, 2], valid=[5, 1], tstid=[7, 3, 4])
-
-
-def write_setid(folder: Path, **parts: list[int]) -> None:
-    savemat(folder / "setid.mat", {part: np.array([ids], np.uint16) for part, ids in parts.items()})
+    parts = {"trnid": [6, 2], "valid": [5, 1], "tstid": [7, 3, 4]}
+    formats.write_flowers(root, [51, 1, 77, 1, 102, 77, 102], parts, draw)
 
 
 def write_cars(root: Path) -> None:
-    folder = root / "stanford_cars"
-    names = np.empty((1, 3), object)
-    names[0] = ["AM General Hummer SUV 2000", "Ram C/V Cargo Van Minivan 2012", "smart fortwo Convertible 2012"]
-    (folder / "devkit").mkdir(parents=True)
-    savemat(folder / "devkit" / "cars_meta.mat", {"class_names": names})
-    write_annotations(folder / "devkit" / "cars_train_annos.mat", [3, 1, 2])
-    write_annotations(folder / "devkit" / "cars_test_annos.mat", [None, None])
-    write_annotations(folder / "cars_test_annos_withlabels.mat", [2, 3])
-    for split, count in (("train", 3), ("test", 2)):
-        for number in range(1, count + 1):
-            draw(folder / f"cars_{split}" / f"{number:05d}.jpg", number)
-
-
-def write_annotations(path: Path, labels: list[int | None]) -> None:
-    """A struct array (1, n) whose numbers are (1, 1) and of the smallest type, as MATLAB writes them."""
-    fields = ["bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", *(["class"] if labels[0] else []), "fname"]
-    annotations = np.empty((1, len(labels)), [(field, object) for field in fields])
-    for number, label in enumerate(labels, start=1):
-        numbers = {"bbox_x1": 7, "bbox_y1": 0, "bbox_x2": 1000, "bbox_y2": 9, "class": label}
-        cells = {field: np.array([[value]], np.min_scalar_type(value)) for field, value in numbers.items()}
-        for field in fields:
-            annotations[0, number - 1][field] = f"{number:05d}.jpg" if field == "fname" else cells[field]
-    savemat(path, {"annotations": annotations})
+    names = ["AM General Hummer SUV 2000", "Ram C/V Cargo Van Minivan 2012", "smart fortwo Convertible 2012"]
+    formats.write_cars(root, names, [3, 1, 2], [2, 3], draw)
 
 
 def write_folder(root: Path, evaluation: str = "test") -> None:
@@ -235,21 +195,6 @@ def test_labels_of_cars_may_lie_in_the_devkit(root):
     expected = numbers_in(load("cars", root, "test"))
     (folder / "cars_test_annos_withlabels.mat").rename(folder / "devkit" / "cars_test_annos_withlabels.mat")
     assert numbers_in(load("cars", root, "test")) == expected
-
-
-def test_faces_are_those_of_the_demo():
-    train, test = load("faces", "unused", "train"), load("faces", "unused", "test")
-    assert (len(train), len(test)) == (40 * 3, 40 * 7)
-    assert Counter(train.targets) == Counter({person: 3 for person in range(40)})
-    assert Counter(test.targets) == Counter({person: 7 for person in range(40)})
-    assert len(train.classes) == len(test.classes) == 40
-    image, person = test[10]
-    assert image.shape == (1, 56, 46)
-    assert person == test.targets[10] == 1
-    assert torch.equal(load("faces", "unused", "test", torch.neg)[10][0], -image)
-    seen = {tuple(image.flatten().tolist()) for image, _ in test}
-    assert len(seen) == 280
-    assert not seen & {tuple(image.flatten().tolist()) for image in train.photos.images}
 
 
 @pytest.mark.parametrize("name", AUTHORS)
@@ -592,7 +537,7 @@ def test_flowers_of_no_class(root, label, dtype):
     ],
 )
 def test_flowers_that_are_not_divided(root, parts):
-    write_setid(root / "flowers-102", **parts)
+    write_setid(root / "flowers-102", parts)
     with pytest.raises(ValueError, match=r"setid\.mat must have each of the 7 images .* 2 in trnid, 2 in valid, "):
         load("flowers", root, "test")
 

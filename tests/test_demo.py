@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from mcl_triton import ChannelGroups
-from reference import demo, pictures, train
+from reference import demo, demo_figures, train
 from reference.environment import environment
 from reference.network import MCNetwork
 from reference.settings import Settings
@@ -50,7 +50,7 @@ def test_results_are_written_as_csv_and_json(finished):
     ]
     assert set(demo.MEASURES) < set(rows[0])
     content = json.loads((folder / "results.json").read_text())
-    assert content["recipe"]["epochs"] == 2
+    assert content["settings"]["epochs"] == 2
     assert content["environment"] == environment()
     assert [{name: str(value) for name, value in run.items()} for run in content["runs"]] == rows
 
@@ -131,7 +131,7 @@ class FixedFeatures(nn.Module):
 
 def test_maps_are_those_of_the_own_class():
     network = MCNetwork(FixedFeatures(), ChannelGroups([2, 2]))
-    maps, diversity = pictures.own_maps(network, torch.zeros(2, 1, 16, 12), torch.tensor([1, 0]))
+    maps, diversity = demo_figures.own_maps(network, torch.zeros(2, 1, 16, 12), torch.tensor([1, 0]))
     assert maps.shape == (2, 3, 16, 12)
     corner, silent, maximum = maps[0]
     assert corner[0, 0] == 1

@@ -1,6 +1,5 @@
 """What is drawn and said of where channels look, for networks whose channels are known."""
 
-import csv
 from dataclasses import asdict
 from math import exp
 
@@ -13,7 +12,7 @@ from torch.nn.functional import avg_pool2d
 from torchvision.transforms import v2
 
 from mcl_triton import ChannelGroups
-from reference import checkpoint, explain, overlap_curve, views_figure
+from reference import checkpoint, explain, views_figure
 from reference.build import build_network
 from reference.explain import Viewer
 from reference.network import MCNetwork, global_max_pooling
@@ -288,38 +287,3 @@ def test_networks_of_other_classes(image, tmp_path):
         ValueError, match=r"same classes; other has 2 \(001.Red_Kite, 002.Green_Finch\) and renamed 2 \(k"
     ):
         explain.explain([image], [other, renamed], tmp_path)
-
-
-def write_metrics(folder, **columns):
-    folder.mkdir()
-    with open(folder / "metrics.csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
-
-
-def test_overlap_over_training(tmp_path, monkeypatch, capsys):
-    write_metrics(tmp_path / "with", epoch=[1, 2, 3], test_overlap=[0.5, 0.25, 0.125])
-    write_metrics(tmp_path / "without", epoch=[1, 2], test_overlap=[0.5, "nan"])
-    figures = []
-    save = overlap_curve.save
-    monkeypatch.setattr(overlap_curve, "save", lambda figure, path: (figures.append(figure), save(figure, path)))
-    output = tmp_path / "curve.png"
-    folders = [str(tmp_path / "with"), str(tmp_path / "without")]
-    assert overlap_curve.main([*folders, "--output", str(output)]) == 0
-    assert capsys.readouterr().out == f"{output}\n"
-    (axis,) = figures[0].axes
-    drawn = {line.get_label(): line.get_xydata().tolist() for line in axis.lines}
-    assert drawn[folders[0]] == [[1, 0.5], [2, 0.25], [3, 0.125]]
-    assert drawn[folders[1]][0] == [1, 0.5]
-    assert np.isnan(drawn[folders[1]][1][1])
-    pixels = np.asarray(Image.open(output).convert("RGB"))
-    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100
-
-
-def test_a_run_without_overlap(tmp_path, capsys):
-    assert overlap_curve.main([str(tmp_path / "gone")]) == 1
-    assert "there is no" in capsys.readouterr().err
-    write_metrics(tmp_path / "old", epoch=[1], test_accuracy=[0.5])
-    assert overlap_curve.main([str(tmp_path / "old")]) == 1
-    assert "must have a column test_overlap, a row an epoch; it has epoch, test_accuracy" in capsys.readouterr().err

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from reference.localise import intersection_over_union, is_located, locate
+from reference.localise import locate
 
 
 def drawn(*rows: str) -> torch.Tensor:
@@ -59,32 +59,6 @@ def test_the_maps_of_a_network_do():
     """Half precision, with a gradient."""
     heat = drawn("..", "4.").to(torch.bfloat16).requires_grad_()
     assert locate(heat, (2, 2)) == (0, 1, 1, 1)
-
-
-def covered(box) -> set[tuple[int, int]]:
-    left, top, width, height = box
-    return {(x, y) for x in range(left, left + width) for y in range(top, top + height)}
-
-
-BOXES = [(0, 0, 4, 6), (2, 3, 4, 6), (1, 1, 2, 2), (4, 0, 3, 3), (9, 9, 1, 1), (0, 5, 12, 1), (2, 3, 4, 5)]
-
-
-@pytest.mark.parametrize("box", BOXES)
-@pytest.mark.parametrize("other", BOXES)
-def test_intersection_over_union_by_counting_pixels(box, other):
-    one, two = covered(box), covered(other)
-    expected = len(one & two) / len(one | two)
-    assert intersection_over_union(box, other) == pytest.approx(expected)
-    shift = [(left + 0.5, top - 0.25, width, height) for left, top, width, height in (box, other)]
-    assert intersection_over_union(*shift) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(
-    ("box", "expected"),
-    [((0, 0, 4, 4), True), ((0, 0, 2, 4), True), ((0, 0, 1, 4), False), ((0, 0, 4, 9), False), (None, False)],
-)
-def test_half_is_enough(box, expected):
-    assert is_located(box, (0, 0, 4, 4)) is expected
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 4), (4,)])

@@ -1,13 +1,17 @@
 """The overlap of a class's channels equals its definition, written with sets."""
 
+import csv
 import math
 from itertools import combinations
 from statistics import fmean
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mcl_triton import ChannelGroups
+from reference import overlap_curve
 from reference.overlap import channel_overlap
 
 GROUPS = ChannelGroups([3, 1, 2, 4])
@@ -19,11 +23,11 @@ def top_positions(values: list[float]) -> set[int]:
     return {place for place, value in enumerate(values) if value >= threshold and value > min(values)}
 
 
-def overlap_by_sets(features, classes) -> list[float]:
+def overlap_by_sets(features, groups, classes) -> list[float]:
     expected = []
     for sample, index in zip(features.flatten(2).double().tolist(), classes.tolist(), strict=True):
-        first = sum(GROUPS.sizes[:index])
-        tops = [top_positions(channel) for channel in sample[first : first + GROUPS.sizes[index]]]
+        first = groups.offsets[index]
+        tops = [top_positions(channel) for channel in sample[first : first + groups.sizes[index]]]
         ratios = [len(one & other) / len(one | other) for one, other in combinations(tops, 2) if one and other]
         expected.append(fmean(ratios) if ratios else math.nan)
     return expected
@@ -44,7 +48,7 @@ def random_features(kind: str, *map_shape: int) -> torch.Tensor:
 @pytest.mark.parametrize("kind", ["signed", "after ReLU", "ties"])
 def test_against_sets(kind, map_shape):
     features = random_features(kind, *map_shape)
-    expected = overlap_by_sets(features, CLASSES)
+    expected = overlap_by_sets(features, GROUPS, CLASSES)
     found = channel_overlap(features, GROUPS, CLASSES)
     assert found.shape == (6,)
     assert found.tolist() == pytest.approx(expected, rel=1e-6, nan_ok=True)
@@ -52,7 +56,7 @@ def test_against_sets(kind, map_shape):
 
 def test_the_examples_hold_all_there_is_to_see():
     """Overlaps between 0 and 1 for every class of several channels, and dead channels beside others."""
-    expected = overlap_by_sets(random_features("signed", 14, 14), CLASSES)
+    expected = overlap_by_sets(random_features("signed", 14, 14), GROUPS, CLASSES)
     assert all(0 < value < 1 for value, index in zip(expected, CLASSES.tolist(), strict=True) if index != 1)
     small = random_features("after ReLU", 7, 5).flatten(2)
     assert (small.amax(dim=2) == 0).any()
@@ -65,7 +69,7 @@ def test_any_dtype_and_layout(dtype):
     features = random_features("signed", 14, 14).to(dtype).contiguous(memory_format=torch.channels_last)
     found = channel_overlap(features, GROUPS, CLASSES)
     assert found.dtype == torch.float32
-    assert found.tolist() == pytest.approx(overlap_by_sets(features, CLASSES), rel=1e-6, nan_ok=True)
+    assert found.tolist() == pytest.approx(overlap_by_sets(features, GROUPS, CLASSES), rel=1e-6, nan_ok=True)
 
 
 def one_class(*channels: list[float]) -> float:
@@ -131,3 +135,38 @@ def test_one_class_an_image(classes):
 def test_a_class_that_is_not_there():
     with pytest.raises(ValueError, match="classes must be from 0 to 3; got values from 1 to 4"):
         channel_overlap(random_features("signed", 7, 5), GROUPS, torch.tensor([1, 2, 3, 4, 1, 1]))
+
+
+def write_metrics(folder, **columns):
+    folder.mkdir()
+    with open(folder / "metrics.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+
+
+def test_overlap_over_training(tmp_path, monkeypatch, capsys):
+    write_metrics(tmp_path / "with", epoch=[1, 2, 3], test_overlap=[0.5, 0.25, 0.125])
+    write_metrics(tmp_path / "without", epoch=[1, 2], test_overlap=[0.5, "nan"])
+    figures = []
+    save = overlap_curve.save
+    monkeypatch.setattr(overlap_curve, "save", lambda figure, path: (figures.append(figure), save(figure, path)))
+    output = tmp_path / "curve.png"
+    folders = [str(tmp_path / "with"), str(tmp_path / "without")]
+    assert overlap_curve.main([*folders, "--output", str(output)]) == 0
+    assert capsys.readouterr().out == f"{output}\n"
+    (axis,) = figures[0].axes
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in axis.lines}
+    assert drawn[folders[0]] == [[1, 0.5], [2, 0.25], [3, 0.125]]
+    assert drawn[folders[1]][0] == [1, 0.5]
+    assert np.isnan(drawn[folders[1]][1][1])
+    pixels = np.asarray(Image.open(output).convert("RGB"))
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100
+
+
+def test_a_run_without_overlap(tmp_path, capsys):
+    assert overlap_curve.main([str(tmp_path / "gone")]) == 1
+    assert "there is no" in capsys.readouterr().err
+    write_metrics(tmp_path / "old", epoch=[1], test_accuracy=[0.5])
+    assert overlap_curve.main([str(tmp_path / "old")]) == 1
+    assert "must have a column test_overlap, a row an epoch; it has epoch, test_accuracy" in capsys.readouterr().err

@@ -6,8 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from reference import checkpoint, faces, predict, train, validate
+from reference import checkpoint, predict, train, validate
 from reference.build import load_data
+from reference.datasets import faces
 from reference.settings import Settings
 
 SETTINGS = Settings(training_photos=8, epochs=2, batch_size=20, channels_per_class=2, mixed_precision="bf16")

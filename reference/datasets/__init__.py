@@ -3,6 +3,7 @@
     train_set = load("cub", "data", "train", from_scratch(training=True))
 
 Nothing is downloaded. Files that are missing, broken or not the published ones are an error that says what to mend.
+The faces of the demo are apart, in `faces`: they come with a package.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from .cub import CUB, CUB_BOXES
 from .flowers import FLOWERS
 from .folder import FOLDER
 from .images import Images, Labelled, Transform
-from .orl import FACES
 from .source import SPLITS, Sizes, Source
 
 __all__ = ["DATASETS", "SPLITS", "Images", "Labelled", "Sizes", "Source", "Transform", "load"]
@@ -27,7 +27,6 @@ DATASETS: dict[str, Source] = {
     "flowers": FLOWERS,
     "cars": CARS,
     "folder": FOLDER,
-    "faces": FACES,
 }
 """The data sets by name, with their published sizes."""
 
@@ -39,7 +38,7 @@ def load(name: str, root: str | Path, split: str, transform: Transform | None = 
         name: one of ``DATASETS``.
         root: the folder that holds the data set's own folder, as in ``DATASETS[name].layout``.
         split: "train", with the validation images of the authors, or "test".
-        transform: of each image; None hands out RGB pictures of Pillow (of "faces", tensors).
+        transform: of each image; None hands out RGB pictures of Pillow.
 
     Returns:
         A `torch.utils.data.Dataset` of (image, class index) with ``classes``, their names, and ``targets``.

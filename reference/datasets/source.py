@@ -28,7 +28,7 @@ class Source:
     Args:
         title: the authors' name for it.
         origin: where to get it.
-        layout: the files below the root, as a tree; empty for a data set that needs no root.
+        layout: the files below the root, as a tree.
         read: (root, split, transform) -> the data set, for the split "train" or "test".
         sizes: the published ones, which the files must have; None for files of one's own.
     """
@@ -57,7 +57,5 @@ class Source:
         return dataset
 
     def _advice(self, root: Path) -> str:
-        if not self.layout:
-            return f"Get {self.title} from {self.origin}."
         tree = indent(self.layout.strip("\n"), "    ")
         return f"Get {self.title} from {self.origin}. The folder must look like this:\n{root}/\n{tree}"

@@ -7,6 +7,7 @@ hold where a file gives none of its own, and ``description``, one line.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from dataclasses import fields
 from difflib import get_close_matches
@@ -23,12 +24,7 @@ else:
 
 FOLDER = Path(__file__).parent
 
-RECIPES = {
-    f"{dataset}-{file.stem}": (dataset, file)
-    for dataset in DATASETS
-    if dataset != "faces"  # these are not photographs that such networks take
-    for file in sorted(FOLDER.glob("*.toml"))
-}
+RECIPES = {f"{dataset}-{file.stem}": (dataset, file) for dataset in DATASETS for file in sorted(FOLDER.glob("*.toml"))}
 """The data set and the file of each recipe, by name."""
 
 
@@ -47,6 +43,18 @@ def load_recipe(recipe: str | Path) -> Settings:
         return Settings(**values)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{recipe}: {error}") from error
+
+
+def recipe_option() -> argparse.ArgumentParser:
+    """A parser of ``--recipe`` alone, read before all others: the recipe's values are their defaults."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(
+        "--recipe",
+        metavar="NAME",
+        help="start from a published way of training, or a TOML file, rather than from the faces; every other option "
+        "overrides its values",
+    )
+    return parser
 
 
 def describe_recipes() -> str:

@@ -15,8 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad
-from torch.utils.data import Dataset
 
+from .images import Labelled
+
+TITLE = "the ORL faces"
 NUM_PEOPLE = 40
 PHOTOS_PER_PERSON = 10
 HEIGHT, WIDTH = 56, 46  # half of the original
@@ -24,7 +26,7 @@ HEIGHT, WIDTH = 56, 46  # half of the original
 _LARGEST_SHIFT = 3  # pixels
 
 
-class Faces(Dataset[tuple[Tensor, int]]):
+class Faces(Labelled):
     """Photographs (1, 56, 46) in [−1, 1] with the person's number, from 0 to 39.
 
     Args:
@@ -34,15 +36,13 @@ class Faces(Dataset[tuple[Tensor, int]]):
 
     def __init__(self, photos: Tensor, *, augment: bool = False) -> None:
         self.images = load_photos()[torch.arange(NUM_PEOPLE)[:, None], photos].flatten(0, 1)
-        self.people = torch.arange(NUM_PEOPLE).repeat_interleave(photos.shape[1])
+        self.targets = torch.arange(NUM_PEOPLE).repeat_interleave(photos.shape[1]).tolist()
+        self.classes = [f"s{person}" for person in range(1, NUM_PEOPLE + 1)]  # the authors' folders
         self.augment = augment
-
-    def __len__(self) -> int:
-        return len(self.people)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         image = self.images[index]
-        return _augmented(image) if self.augment else image, int(self.people[index])
+        return _augmented(image) if self.augment else image, self.targets[index]
 
 
 def split(training_photos: int, seed: int) -> tuple[Faces, Faces]:

@@ -15,7 +15,8 @@ from torch import Tensor
 from mcl_triton import ChannelGroups, channel_pool
 
 from .network import MCNetwork
-from .panels import DPI, SEAM, grey, overlay, panel, save, scaled_maps, write
+from .panels import DPI, SEAM, grey, overlay, panel, save, write
+from .views import scaled_maps
 
 # Blue and vermilion of Okabe and Ito: told apart with every kind of colour vision; the lines differ too.
 _STYLES = ({"color": "#0072B2", "linestyle": "--"}, {"color": "#D55E00", "linestyle": "-"})

@@ -1,0 +1,142 @@
+"""What each part of the MC-Loss does to a network: ``python -m reference.ablation --help``.
+
+Runs that are finished are not trained again, and one that was stopped goes on where it was: to add seeds, or to spread
+the runs over several machines or GPUs, repeat the command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+from .ablation_plan import Plan, run_name
+from .ablation_results import Results, read, write
+from .ablation_table import table
+from .build import load_data
+from .demo import of_run
+from .distributed import choose_device
+from .environment import environment, usable_cores
+from .recipes import load_recipe, recipe_option
+from .run import DivergedError
+from .settings import Settings, add_arguments, drop_from_text, from_arguments
+from .several import train_several
+
+DROPS = (0, 0.25, "half", 0.75)
+CHANNELS = (2, 3, 4, 6)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train, print the table and draw the figure; returns the exit status."""
+    started = time.perf_counter()
+    chooser = recipe_option()
+    chosen, _ = chooser.parse_known_args(arguments)
+    parser = argparse.ArgumentParser(
+        prog="python -m reference.ablation",
+        description="Train by cross-entropy alone, with each component of the MC-Loss and with both, with and without "
+        "masks, and over drop and ξ, from the same seeds; by default on the ORL faces.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        parents=[chooser],
+    )
+    try:
+        recipe = load_recipe(chosen.recipe) if chosen.recipe else Settings()
+    except (ValueError, FileNotFoundError) as error:
+        parser.error(str(error))
+    add_arguments(parser, recipe, only=tuple(setting.name for setting in fields(Settings) if setting.name != "seed"))
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], metavar="SEED", help="each is a run of every variant"
+    )
+    parser.add_argument(
+        "--over-drop", type=drop_from_text, nargs="*", default=list(DROPS), metavar="DROP", help="values to compare"
+    )
+    parser.add_argument(
+        "--over-channels-per-class",
+        type=int,
+        nargs="*",
+        default=list(CHANNELS) if recipe.channels_per_class else [],
+        metavar="ξ",
+        help="values to compare",
+    )
+    parser.add_argument("--folder", type=Path, default=Path("runs/ablation"), help="where everything goes")
+    parser.add_argument("--figures", type=Path, metavar="FOLDER", help="where the picture goes, if elsewhere")
+    parser.add_argument(
+        "--redraw",
+        type=Path,
+        metavar="FILE",
+        help="train nothing: table and picture of the results.json of another time",
+    )
+    parser.add_argument(
+        "--processes",
+        type=int,
+        help="runs at the same time; by default one, or on CPUs as many as there are cores for the threads of each",
+    )
+    parser.add_argument("--device", default="auto", help="such as cpu or cuda:1; auto is a GPU where there is one")
+    parser.add_argument("--workers", type=int, default=0, help="processes that read images ahead, for each run")
+    options = parser.parse_args(arguments)
+    try:
+        if options.redraw:
+            results = read(options.redraw)
+        else:
+            plan = _plan(options, parser)
+            results = run(plan, options.folder, options.processes, options.device, options.workers)
+            write(options.folder / "results.json", results)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on.", file=sys.stderr)
+        return 130
+    except (ValueError, FileNotFoundError, DivergedError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(table(results))
+    picture = (options.figures or options.folder) / "ablation.png"
+    from .ablation_figure import draw_ablation  # here, so that the processes that train do not load matplotlib
+
+    draw_ablation(results, picture)
+    print(f"\npicture: {picture}")
+    if not options.redraw:
+        print(f"numbers: {options.folder / 'results.json'}, {options.folder / 'results.csv'}")
+        print(f"{len(results.rows)} runs; {time.perf_counter() - started:.0f} seconds in all")
+    return 0
+
+
+def run(plan: Plan, folder: Path, processes: int | None = None, device: str = "auto", workers: int = 0) -> Results:
+    """Train what is not yet trained.
+
+    Args:
+        plan: what to train.
+        folder: gets a folder for each run.
+        processes: runs at the same time; None for one, or on CPUs as many as there are cores for.
+        device: see `choose_device`.
+        workers: processes that read images ahead, for each run.
+    """
+    on_cpu = choose_device(device).type == "cpu"
+    if processes is None:
+        processes = max(1, usable_cores() // plan.base.threads) if on_cpu and plan.base.threads else 1
+    train_set, test_set = load_data(plan.base)
+    jobs = {settings: (settings, folder / run_name(settings)) for settings in plan.settings()}
+    rows = train_several(jobs, processes, resume=True, device=device, workers=workers)
+    return Results(
+        plan,
+        {**environment(), "device": device if device != "auto" else "cpu" if on_cpu else "gpu"},
+        (len(train_set), len(test_set)),
+        {settings: of_run(epochs) for settings, epochs in rows.items()},
+    )
+
+
+def _plan(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Plan:
+    try:
+        if options.processes is not None and options.processes < 1:
+            raise ValueError(f"processes must be at least 1; got {options.processes}.")
+        return Plan(
+            from_arguments(options),
+            tuple(options.seeds),
+            tuple(options.over_channels_per_class),
+            tuple(options.over_drop),
+        )
+    except ValueError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""Several runs at a time, each in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Hashable, Mapping
+from concurrent.futures import ProcessPoolExecutor, wait
+from dataclasses import replace
+from multiprocessing import get_context
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
+from threading import RLock
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from .build import build_network, load_data
+from .distributed import choose_device
+from .run import DivergedError, Row, load_state
+from .settings import Settings
+from .train import CHECKPOINT, train
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+def train_several(
+    jobs: Mapping[Key, tuple[Settings, Path]],
+    processes: int,
+    *,
+    resume: bool = False,
+    device: str = "cpu",
+    workers: int = 0,
+) -> dict[Key, list[Row]]:
+    """Train every job and show one progress bar for all.
+
+    Args:
+        jobs: the settings of each run and the folder that gets it.
+        processes: runs at the same time.
+        resume: go on with the runs that are in their folders, which are of the same settings; one that is finished is
+            not trained again.
+        device: see `choose_device`.
+        workers: processes that read images ahead, for each run.
+
+    Returns:
+        The rows of each run, one an epoch.
+
+    Raises:
+        DivergedError: the loss of a run is infinite or no number; the message says which.
+        ValueError, FileNotFoundError: as in `load_data`, `build_network` and `train`.
+    """
+    finished = {key: rows for key, job in jobs.items() if resume and (rows := _finished(*job))}
+    left = {key: job for key, job in jobs.items() if key not in finished}
+    trained = _train_all(left, processes, resume, device, workers) if left else {}
+    return {key: finished[key] if key in finished else trained[key] for key in jobs}
+
+
+def _finished(settings: Settings, folder: Path) -> list[Row] | None:
+    """The rows of a run that has nothing left to train."""
+    path = folder / CHECKPOINT
+    rows: list[Row] = load_state(path, settings)["rows"] if path.exists() else []
+    return rows if len(rows) == settings.epochs else None
+
+
+def _train_all(
+    jobs: Mapping[Key, tuple[Settings, Path]], processes: int, resume: bool, device: str, workers: int
+) -> dict[Key, list[Row]]:
+    context = get_context("spawn")
+    epochs: SimpleQueue[int] = context.SimpleQueue()
+    total = sum(settings.epochs for settings, _ in jobs.values())
+    with (
+        ProcessPoolExecutor(min(processes, len(jobs)), context, _prepare, (epochs,)) as executor,
+        tqdm(total=total, unit="epoch", desc=f"training {len(jobs)} networks") as bar,
+    ):
+        futures = {key: executor.submit(_train_one, *job, resume, device, workers) for key, job in jobs.items()}
+        pending = set(futures.values())
+        try:
+            while pending:
+                done, pending = wait(pending, timeout=0.2)
+                for future in done:
+                    future.result()  # raises what the run raised
+                while not epochs.empty():
+                    bar.update(epochs.get())
+        except BaseException:
+            executor.shutdown(wait=False, cancel_futures=True)
+            raise
+    return {key: future.result() for key, future in futures.items()}
+
+
+_epochs: SimpleQueue[int]  # of a process that trains: a message for epochs that are finished
+
+
+def _prepare(epochs: SimpleQueue[int]) -> None:
+    global _epochs
+    _epochs = epochs  # a queue reaches a process only when that starts
+    tqdm.set_lock(RLock())  # its own is shared among processes, and would outlive one that ends by os._exit
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # Ctrl-C reaches every process; the first one reports it
+
+
+def _train_one(settings: Settings, folder: Path, resume: bool, device: str, workers: int) -> list[Row]:
+    resume = resume and (folder / CHECKPOINT).exists()
+    train_set, test_set = load_data(settings)
+    # A run that goes on has its weights already.
+    network = build_network(replace(settings, backbone_weights="") if resume else settings, len(train_set.classes))
+    left = settings.epochs
+
+    def count(row: Row) -> None:
+        nonlocal left
+        left -= 1
+        _epochs.put(1)
+
+    try:
+        rows = train(
+            network.to(choose_device(device)),
+            train_set,
+            test_set,
+            settings,
+            folder,
+            resume=resume,
+            workers=workers,
+            progress=False,
+            on_epoch=count,
+        )
+    except DivergedError as error:
+        raise DivergedError(f"{folder}: {error}") from error
+    _epochs.put(left)  # those of an earlier time
+    return rows
