@@ -265,7 +265,7 @@ def test_a_file_that_is_none(tmp_path, capsys):
 
 def test_the_page_has_the_table_of_its_results():
     page = (ROOT / "docs" / "ablations.md").read_text()
-    assert f"```\n{table(read(ROOT / 'docs' / 'ablations.json'))}\n```" in page
+    assert f"```text\n{table(read(ROOT / 'docs' / 'ablations.json'))}\n```" in page
     assert (ROOT / "docs" / "figures" / "ablation.png").is_file()
 
 
