@@ -18,14 +18,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = sys.executable
 
-# With py.typed mypy knows the types of what is installed; were the last line not found wrong, the comment would be.
+# With py.typed mypy knows the types of what is installed; were a line not found wrong, its comment would be.
 PROGRAM = """
 import torch
-from mcl_triton import ChannelGroups, MCLossOutput, mc_loss
+from mcl_triton import ChannelGroups, MCLoss, MCLossOutput, mc_loss
 
 groups = ChannelGroups.split(7, 3)
 output: MCLossOutput = mc_loss(torch.rand(2, 7, 3, 3), torch.tensor([0, 1]), groups)
 loss: torch.Tensor = output.loss
+number: float = MCLoss(groups)(torch.rand(2, 7, 3, 3), torch.tensor([0, 1]))  # type: ignore[assignment]
 mc_loss(torch.rand(2, 7, 3, 3), torch.tensor([0, 1]), [3, 3, 1])  # type: ignore[arg-type]
 """
 

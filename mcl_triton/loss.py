@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -158,6 +158,10 @@ class MCLoss(nn.Module):
     """
 
     class_weights: Tensor | None
+
+    if TYPE_CHECKING:  # that of nn.Module returns Any
+
+        def __call__(self, features: Tensor, targets: Tensor, mask: Tensor | None = None) -> MCLossOutput: ...
 
     def __init__(
         self,
