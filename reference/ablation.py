@@ -38,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         description="Train by cross-entropy alone, with each component of the MC-Loss and with both, with and without "
         "masks, and over drop and ξ, from the same seeds; by default on the ORL faces.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,  # the recipe is looked for by its full name
         parents=[chooser],
     )
     try:

@@ -36,6 +36,16 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
+def settings_in(state: dict[str, Any], path: Path) -> Settings:
+    """The settings of the run that wrote a checkpoint; ValueError where this version has others."""
+    try:
+        return Settings(**state["settings"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} must be a checkpoint of reference.train, with settings that this version has: {error}."
+        ) from error
+
+
 def load_network(path: Path) -> tuple[MCNetwork, Settings, list[str]]:
     """The network of a checkpoint in evaluation mode, the settings of its run, and the names of its classes.
 
@@ -44,7 +54,7 @@ def load_network(path: Path) -> tuple[MCNetwork, Settings, list[str]]:
     state = load(path)
     if not isinstance(state, dict) or not {"settings", "classes", "network"} <= state.keys():
         raise ValueError(f"{path} must be a checkpoint of reference.train, with settings, classes and network.")
-    settings, classes = Settings(**state["settings"]), state["classes"]
+    settings, classes = settings_in(state, path), state["classes"]
     network = build_network(replace(settings, backbone_weights=""), len(classes))
     network.load_state_dict(state["network"])
     return network.eval(), settings, classes

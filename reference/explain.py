@@ -14,8 +14,8 @@ from torch import Tensor
 from .build import picture_transform
 from .checkpoint import load_network
 from .datasets import Transform
+from .datasets.images import read_picture
 from .network import MCNetwork
-from .predict import read_picture
 from .views import class_index, views
 from .views_figure import Block, draw_views
 

@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from .build import picture_transform
 from .checkpoint import load_network
+from .datasets.images import read_picture
 from .network import MCNetwork
 
 SHOWN = 5
@@ -42,17 +42,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def read_picture(path: Path) -> Image.Image:
-    """An image file in RGB."""
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no image {path}.")
-    try:
-        with Image.open(path) as file:
-            return file.convert("RGB")
-    except Exception as error:  # for a broken file Pillow raises nearly every kind
-        raise ValueError(f"{path} cannot be read as an image: {error}.") from error
 
 
 @torch.inference_mode()

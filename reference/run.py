@@ -219,7 +219,7 @@ class Run:
 def load_state(path: Path, settings: Settings) -> dict[str, Any]:
     """A checkpoint of a run; ValueError where that had other settings."""
     state = checkpoint.load(path)
-    if changed := differences(Settings(**state["settings"]), settings):
+    if changed := differences(checkpoint.settings_in(state, path), settings):
         raise ValueError(f"{path} and this run must have the same settings; they differ: {', '.join(changed)}.")
     return state
 

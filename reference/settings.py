@@ -40,8 +40,8 @@ def drop_from_text(text: str) -> str | int | float:
 class Settings:
     """One run: the data, the network, the loss, the optimiser and the seed.
 
-    Two runs of equal settings give equal weights, whatever the number of data-loader workers; ``data`` is only where
-    the files lie.
+    On one machine, two runs of equal settings and as many processes give equal weights, whatever the number of
+    data-loader workers; ``data`` is only where the files lie.
     """
 
     dataset: str = _setting("faces", "what to train on", choices=(*DATASETS, "faces"))
@@ -92,7 +92,7 @@ class Settings:
         metavar="EPOCH",
     )
     mixed_precision: str = _setting(
-        "off", "bfloat16 or float16, with scaled gradients, where autocast allows it", choices=MIXED_PRECISIONS
+        "off", "bfloat16, or float16 with scaled gradients, where autocast allows it", choices=MIXED_PRECISIONS
     )
     channels_last: bool = _setting(False, "compute in the channels_last memory format")
     compile: bool = _setting(False, "compile the training step by torch.compile")

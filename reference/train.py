@@ -123,7 +123,8 @@ def _train(options: argparse.Namespace, folder: Path) -> None:
 
 def saved_settings(folder: Path) -> Settings:
     """The settings of the run in ``folder``."""
-    return Settings(**checkpoint.load(folder / CHECKPOINT)["settings"])
+    path = folder / CHECKPOINT
+    return checkpoint.settings_in(checkpoint.load(path), path)
 
 
 def train(
@@ -161,6 +162,8 @@ def train(
     Raises:
         KeyboardInterrupt: after Ctrl-C, once the step is done and the checkpoint written.
         DivergedError: the loss is infinite or no number; the last checkpoint is from before that.
+        ValueError: the batch size does not fit, or the run in ``folder`` has other settings.
+        FileNotFoundError: there is no run to resume.
     """
     num_images: int = len(train_set)  # type: ignore[arg-type]
     classes = getattr(train_set, "classes", None) or list(map(str, range(network.groups.num_classes)))

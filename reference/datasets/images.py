@@ -29,6 +29,17 @@ class Labelled(Dataset[tuple[Any, int]]):
         return len(self.targets)
 
 
+def read_picture(path: Path) -> Image.Image:
+    """An image file in RGB; grey ones get three equal channels."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no image {path}.")
+    try:
+        with Image.open(path) as file:
+            return file.convert("RGB")
+    except Exception as error:  # for a broken file Pillow raises nearly every kind
+        raise ValueError(f"{path} cannot be read as an image: {error}.") from error
+
+
 class Images(Labelled):
     """Image files, read as RGB pictures of Pillow and transformed.
 
@@ -61,7 +72,7 @@ class Images(Labelled):
         return picture if self.transform is None else self.transform(picture), self.targets[index]
 
     def picture(self, index: int) -> Image.Image:
-        """The picture before the transform; grey ones get three equal channels."""
+        """The picture before the transform."""
         path = self.paths[index]
         try:
             with Image.open(path) as file:
