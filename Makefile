@@ -49,6 +49,7 @@ bench: $(BIN)/.installed  ## time the loss on this machine against everyone else
 
 performance: $(BIN)/.installed  ## measure all shapes on this machine, redraw the figures and tables of docs/performance.md
 	$(BIN)/python -m bench run --full --output bench/results $(ARGS)
+	$(BIN)/python -m bench run --full --compiled --cases CUB --no-sweeps --output bench/results $(ARGS)
 	$(BIN)/python -m bench plot
 	$(BIN)/python -m bench page
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 import argparse
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
 from . import results
 from .cases import name_of, real_cases
 from .panels import VARIANTS
-from .results import Result
+from .results import Result, ours_in
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md")
@@ -23,6 +23,7 @@ PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md")
 HEADLINE = (
     "CUB, from scratch, 3 channels a class, 224 pixels",
     "CUB, VGG16 or ResNet18, 224 pixels",
+    "CUB, ResNet50, 224 pixels",
     "CUB, ResNet50, 448 pixels",
 )
 
@@ -38,7 +39,7 @@ def speed(rows: Rows) -> list[str]:
         here = [row for row in measured if row.device == device]
         ratios = [row for row in here if row.metric == "ratio"]
         others = _distinct(row.provider for row in ratios)
-        ours = next(row.provider for row in here if row.metric in ("wall", "error") and row.provider.startswith("ours"))
+        ours = ours_in(here)
         lines += [
             f"**{device}** ({_joined(row.versions for row in here)}; commit {_joined(row.commit for row in here)}):",
             "",
@@ -55,35 +56,36 @@ def speed(rows: Rows) -> list[str]:
 
 
 def headline(rows: Rows) -> list[str]:
-    """Time of a step of a few networks, and of the first its memory, bytes and launches, and what they come from."""
+    """Time and memory of a step of a few networks on the device with the most results, and what a GPU would move."""
     others = ("official", "plain", "plain, compiled")
     here = [row for row in rows if row.mode == "both" and _is_shown(row) and name_of(row.shape) in HEADLINE]
     device = _devices([row for row in here if row.metric == "ratio"])[0]
     measured = [row for row in here if row.device == device]
     counted = [row for row in here if row.source != "measured"]
-    first, *_ = in_order = _in_order(measured)
+    ours = ours_in(measured)
     lines = [
-        f"Measured on {device} ({_joined(row.versions for row in measured)}; commit "
-        f"{_joined(row.commit for row in measured)}), or counted, without a GPU:",
+        f"Time and memory measured on {device} ({_joined(row.versions for row in measured)}; commit "
+        f"{_joined(row.commit for row in measured)}; ours is *{ours}*); reads, writes and launches counted, without a "
+        "GPU:",
         "",
         f"| a step, forward + backward | | ours | {' | '.join(others)} | by `python -m bench` |",
         "|---" * (4 + len(others)) + "|",
     ]
-    for key in in_order:
-        of = {(row.provider, row.metric): row.value for row in measured if _features(row) == key}
-        cells = [f"{of['ours, eager', 'wall']:.3g} ms", *(f"{of[name, 'ratio']:.2f}×" for name in others)]
-        lines.append(_line("time", _shape_of(key), *cells, "`run --full --compiled`"))
-    for what, metric, of_source, ours, command in (
-        ("memory held at most", "peak", measured, "ours, eager", "run --full --compiled"),
-        ("memory traffic on a GPU", "traffic", counted, "ours, Triton", "static"),
-        ("launches on a GPU", "launches", counted, "ours, Triton", "static"),
-    ):
-        of_first = {row.provider: row for row in of_source if row.metric == metric and _features(row) == first}
+    for key in _in_order(measured):
+        of = {(row.provider, row.metric): row for row in measured if _features(row) == key}
         cells = [
-            f"{row.value:.0f}" if metric == "launches" else f"{row.value / features_bytes(row):.2f} × features"
-            for row in (of_first[name] for name in (ours, *others))
+            f"{_cell(of.get((name, time)), text)}, {_cell(of.get((name, 'peak')), _in_features)}"
+            for name, time, text in ((ours, "wall", _milliseconds), *((name, "ratio", _ratio) for name in others))
         ]
-        lines.append(_line(what, _shape_of(first), *cells, f"`{command}`"))
+        lines.append(_line("time, memory", _shape_of(key), *cells, "`run --full --compiled`"))
+    first = _in_order(counted)[0]
+    for what, metric, text in (
+        ("reads and writes", "traffic", _in_features),
+        ("launches", "launches", lambda row: f"{row.value:.0f}"),
+    ):
+        of_first = {row.provider: row for row in counted if row.metric == metric and _features(row) == first}
+        cells = [_cell(of_first.get(name), text) for name in ("ours, Triton", *others)]
+        lines.append(_line(f"{what} of a GPU", _shape_of(first), *cells, "`static`"))
     return lines
 
 
@@ -250,6 +252,22 @@ def _range(rows: Rows, metric: str, factor: float = 1.0) -> str:
 def _range_of_ratios(values: list[float]) -> str:
     faster = sum(value < 1 for value in values)
     return f"{values[0]:.2f}× to {values[-1]:.2f}×, faster than ours in {faster} of {len(values)}"
+
+
+def _cell(row: Result | None, text: Callable[[Result], str]) -> str:
+    return "–" if row is None else text(row)
+
+
+def _milliseconds(row: Result) -> str:
+    return f"{row.value:.3g} ms"
+
+
+def _ratio(row: Result) -> str:
+    return f"{row.value:.2f}×"
+
+
+def _in_features(row: Result) -> str:
+    return f"{row.value / features_bytes(row):.2f} F"
 
 
 def _times(row: Result) -> str:

@@ -16,7 +16,7 @@ from matplotlib.ticker import NullLocator
 
 from .cases import CLASSES, name_of, sweeps
 from .panels import VARIANTS, Panel, bars, batch_of, dots, log_ticks, quartiles, variant_of, variants_in
-from .results import Result, read_all
+from .results import Result, ours_in, read_all
 from .roofline import LAUNCH_MICROSECONDS
 from .style import GREY, Looks, keys_of, looks_of, page, save, style
 
@@ -69,7 +69,7 @@ def draw_speedup(results: Sequence[Result]) -> Figure | None:
     """Time of each peer divided by ours in the same turn, by shape."""
     rows = of_one_data_set(select(results, ["ratio"]))
     grids = {
-        f"{heading}  (against {ours_in(results, here)})": [by_provider(here, results)]
+        f"{heading}  (against {ours_on(results, here)})": [by_provider(here, results)]
         for heading, here in sections(rows).items()
     }
     return bars(
@@ -127,7 +127,7 @@ def draw_growth(results: Sequence[Result]) -> Figure | None:
                 own = list(points.values())
                 options = look.points(joined=True) | {"elinewidth": 1, "label": name}
                 axis.errorbar(list(points), [row.value for row in own], yerr=quartiles(own), **options)
-                if points and name == ours_in(results, here):
+                if points and name == ours_on(results, here):
                     middle = list(points)[len(points) // 2]
                     ends = [min(points), max(points)]
                     ideals.append((axis, ends, [points[middle].value * end / middle for end in ends]))
@@ -308,11 +308,10 @@ def looks_in(rows: Iterable[Result], results: Iterable[Result]) -> Looks:
     return {name: look for name, look in looks_of(row.provider for row in results).items() if name in there}
 
 
-def ours_in(results: Iterable[Result], rows: Sequence[Result]) -> str:
-    """Which of ours the others are compared with on the rows' device: the kernels where they can run."""
+def ours_on(results: Iterable[Result], rows: Sequence[Result]) -> str:
+    """Which of ours the others are compared with on the rows' device."""
     place = (rows[0].device, rows[0].versions)
-    there = {row.provider for row in results if (row.device, row.versions) == place}
-    return "ours, Triton" if "ours, Triton" in there else "ours, eager"
+    return ours_in(row for row in results if (row.device, row.versions) == place)
 
 
 def clock_in(rows: Iterable[Result]) -> str:

@@ -137,6 +137,11 @@ def read_all(folder: Path) -> list[Result]:
     return [result for path in sorted(folder.glob("*.csv")) for result in read(path)]
 
 
+def ours_in(rows: Iterable[Result]) -> str:
+    """Which of ours the others are compared with, given the rows of a device: the kernels where they can run."""
+    return "ours, Triton" if any(row.provider == "ours, Triton" for row in rows) else "ours, eager"
+
+
 @cache
 def versions() -> str:
     """What is running: Python, PyTorch and, where it is installed, Triton."""

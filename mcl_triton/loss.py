@@ -70,7 +70,8 @@ def mc_loss(
             else where ``criterion`` takes it.
         groups: which of the N channels belong to which of the C classes.
         mask: zeros and ones, (N,) or (B, N), in place of a random one; ``drop`` and ``generator`` are then not used.
-        drop: how many channels of each class are zeroed at random in this call, see `sample_channel_mask`; 0 for none.
+        drop: how many channels of each class are zeroed at random in this call: ``"half"``, an integer, a fraction or
+            one number a class, see `sample_channel_mask`; 0 for none.
         generator: source of randomness for the mask, on the device of the features. Where PyTorch has to repeat or
             trace the draw it cannot follow a generator (activation checkpointing, ``torch.compile``): draw the mask
             outside, and pass ``mask``.
@@ -144,14 +145,15 @@ class MCLoss(nn.Module):
     It has no parameters, and no state of its own; class weights move with the module.
 
     Args:
-        groups: which of the N channels belong to which of the C classes. All other arguments are those of `mc_loss`.
+        groups: which of the N channels belong to which of the C classes. All other arguments are those of
+            [`mc_loss`][mcl_triton.mc_loss].
 
     Raises:
         TypeError, ValueError, ImportError: see `mc_loss`; what does not depend on a batch is checked when the module is
             made.
 
     Examples:
-        >>> loss = MCLoss(ChannelGroups.split(512, 200))
+        >>> loss = MCLoss(ChannelGroups.split(512, 200), weights=(0.0005, 0.005))  # for a pretrained backbone
         >>> output = loss(torch.rand(2, 512, 14, 14), torch.tensor([3, 199]))
         >>> output.loss.shape
         torch.Size([])

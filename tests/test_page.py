@@ -114,6 +114,14 @@ def test_the_table_of_accuracy() -> None:
 F = 4 * 2048 * 196 * 2  # bytes of the features
 
 
+def counted_rows() -> list[Result]:
+    rows = []
+    for number, name in enumerate(("ours, Triton", "official", "plain", "plain, compiled")):
+        rows += [row(name, "launches", 12.0 + number, device="any GPU", source="counted", versions="torch 1")]
+        rows += [row(name, "traffic", (3.5 + number) * F, device="an H100", source="compiled", commit="def")]
+    return rows
+
+
 def test_the_headline_has_times_of_the_busiest_device_and_what_was_counted() -> None:
     names = ("official", "plain", "plain, compiled")
     rows = [row("ours, eager", "wall", 12.345), row("ours, eager", "peak", 1.25 * F)]
@@ -123,23 +131,27 @@ def test_the_headline_has_times_of_the_busiest_device_and_what_was_counted() -> 
         row("official", "ratio", 9.0, device="Some CPU, 1 thread"),
         row("ours, eager", "wall", 99.0, mode="forward"),
     ]
-    rows += [row("official", "ratio", 9.0, shape="4x2048x7x7 (152x10 + 48x11)")]  # not among the few that are shown
-    for number, name in enumerate(("ours, Triton", *names)):
-        rows += [row(name, "launches", 12.0 + number, device="any GPU", source="counted", versions="torch 1")]
-        rows += [row(name, "traffic", (3.5 + number) * F, device="an H100", source="compiled", commit="def")]
+    rows += [row("official", "ratio", 9.0, shape="4x512x14x14 (88x2 + 112x3)")]  # not among the few that are shown
     shape = "4×2048×14×14 (152×10 + 48×11) bfloat16 channels_last"
-    assert page.headline(rows) == [
-        "Measured on Some CPU, 2 threads (torch 9; commit abc), or counted, without a GPU:",
+    assert page.headline([*rows, *counted_rows()]) == [
+        "Time and memory measured on Some CPU, 2 threads (torch 9; commit abc; ours is *ours, eager*); reads, writes and "
+        "launches counted, without a GPU:",
         "",
         "| a step, forward + backward | | ours | official | plain | plain, compiled | by `python -m bench` |",
         "|---|---|---|---|---|---|---|",
-        f"| time | {shape} | 12.3 ms | 2.00× | 3.00× | 4.00× | `run --full --compiled` |",
-        f"| memory held at most | {shape} "
-        "| 1.25 × features | 3.00 × features | 4.00 × features | 5.00 × features | `run --full --compiled` |",
-        f"| memory traffic on a GPU | {shape} "
-        "| 3.50 × features | 4.50 × features | 5.50 × features | 6.50 × features | `static` |",
-        f"| launches on a GPU | {shape} | 12 | 13 | 14 | 15 | `static` |",
+        f"| time, memory | {shape} | 12.3 ms, 1.25 F | 2.00×, 3.00 F | 3.00×, 4.00 F | 4.00×, 5.00 F "
+        "| `run --full --compiled` |",
+        f"| reads and writes of a GPU | {shape} | 3.50 F | 4.50 F | 5.50 F | 6.50 F | `static` |",
+        f"| launches of a GPU | {shape} | 12 | 13 | 14 | 15 | `static` |",
     ]
+
+
+def test_on_a_gpu_the_headline_has_the_kernels_and_a_dash_for_what_was_not_measured() -> None:
+    rows = [row("ours, eager", "wall", 99.0), row("ours, Triton", "wall", 1.5), row("ours, Triton", "peak", 1.25 * F)]
+    rows += [row("ours, eager", "ratio", 66.0), row("official", "ratio", 9.0), row("plain", "ratio", 8.0)]
+    lines = page.headline([*rows, *counted_rows()])
+    assert "ours is *ours, Triton*" in lines[0]
+    assert lines[4].endswith("| 1.5 ms, 1.25 F | 9.00×, – | 8.00×, – | –, – | `run --full --compiled` |")
 
 
 def static(provider: str, metric: str, value: float, device: str, **others: object) -> Result:
