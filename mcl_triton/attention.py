@@ -59,12 +59,13 @@ def sample_channel_mask(
     Source: the paper's section on the discriminality component; how many to drop varies among published codes.
     """
     require_groups(groups)
-    if batch_size is not None and not isinstance(batch_size, int):  # NumPy's, if an integer at all
+    # NumPy's, if an integer at all.
+    if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int)):
         batch_size = positive("batch_size", batch_size)
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be None or at least 1; got {batch_size}.")
-    if dtype.is_complex:
-        raise TypeError(f"dtype must be a real one, or torch.bool; got {dtype}.")
+    if not isinstance(dtype, torch.dtype) or dtype.is_complex:
+        raise TypeError(f"dtype must be a real one, such as torch.float32, or torch.bool; got {dtype!r}.")
     check_backend(backend)
     device = torch.empty(0, device=device).device  # with its index, whatever was given
     drop = hashable_drop(drop)

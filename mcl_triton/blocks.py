@@ -26,7 +26,7 @@ _PAGE_BYTES = 4096
 
 # The order of the dimensions [B, n, ξ, P] in which a block is worked on.
 _NATURAL = (0, 1, 2, 3)  # long rows, contiguous or channels_last
-_CHANNELS_FIRST = (2, 0, 1, 3)  # others, always copied: the maximum over the channels then runs along whole blocks
+_CHANNELS_OUTERMOST = (2, 0, 1, 3)  # others, always copied: the maximum over the channels then runs along whole blocks
 # Positions come last in either: a softmax along another dimension rounds equal rows differently, and breaks their ties.
 
 
@@ -42,7 +42,7 @@ def _order(features: Tensor, runs: Sequence[int]) -> tuple[int, ...]:
     # Neighbouring samples of a class size are contiguous in uniform groups; else one sample has to make up a block.
     is_used_where_it_lies = features.is_contiguous() and (is_uniform or features[0].nbytes >= BLOCK_BYTES // 4)
     is_channels_last = features.stride(1) == 1
-    return _NATURAL if has_long_rows and (is_used_where_it_lies or is_channels_last) else _CHANNELS_FIRST
+    return _NATURAL if has_long_rows and (is_used_where_it_lies or is_channels_last) else _CHANNELS_OUTERMOST
 
 
 class Part:
@@ -102,7 +102,7 @@ class Part:
         batch = maps.shape[self.sample_dim]
         group_bytes = self.size * maps.shape[self.position_dim] * max(4, maps.itemsize)
         groups = BLOCK_BYTES / group_bytes if maps.device.type == "cpu" else math.inf
-        if self.order == _CHANNELS_FIRST:  # blocks are copied: all samples of some of the classes
+        if self.order == _CHANNELS_OUTERMOST:  # blocks are copied: all samples of some of the classes
             sample_step = _even_step(batch, groups)
             class_step = _even_step(self.num_classes, groups / sample_step)
         else:

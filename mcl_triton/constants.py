@@ -1,6 +1,6 @@
 """What PyTorch's transforms make of our code: what is constant for `torch.compile` and on a device, who looks on.
 
-The only file that uses parts of PyTorch which are not public.
+All parts of PyTorch that are not public are used here, but for one operator in `eager`.
 """
 
 from __future__ import annotations

@@ -241,7 +241,7 @@ def _weighted_sum(constant: float, first_weight: float, first: Tensor, second_we
     What has no weight is left out: it gets no gradient, so that nothing is computed for it in backward.
     """
     total = torch.tensor(constant, dtype=first.dtype, device="cpu")  # joins a GPU's scalar without a copy
-    if first_weight or not second_weight:
+    if first_weight or not second_weight:  # of two without, one is kept: the loss has its device and a graph
         total = torch.add(total, first, alpha=first_weight)
     if second_weight:
         total = torch.add(total, second, alpha=second_weight)
@@ -259,7 +259,7 @@ def _check_weights(convention: str, weights: Sequence[float] | None) -> tuple[fl
             raise TypeError
         first, second = (float(weight) for weight in weights)
     except (TypeError, ValueError):
-        raise TypeError(f"weights must be two numbers, {names}; got {weights!r:.200}.") from None
+        raise TypeError(f"weights must be a list or tuple of two numbers, {names}; got {weights!r:.200}.") from None
     if not (0 <= first < math.inf and 0 <= second < math.inf):
         raise ValueError(
             f"weights {names} must be finite and not negative; got ({first}, {second}). "
@@ -277,11 +277,12 @@ def _check_criterion(
 ) -> None:
     if not isinstance(label_smoothing, (int, float)) or not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing must be from 0 to 1; got {label_smoothing!r:.200}.")
-    if not isinstance(ignore_index, int):
-        raise TypeError(f"ignore_index must be an integer; got {ignore_index!r:.200}.")
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
+        raise TypeError(f"ignore_index must be an integer, of type int; got {ignore_index!r:.200}.")
     if class_weights is not None:
-        if not isinstance(class_weights, Tensor):
-            raise TypeError(f"class_weights must be a tensor; got {type(class_weights).__name__}.")
+        if not isinstance(class_weights, Tensor) or class_weights.is_complex():
+            given = getattr(class_weights, "dtype", type(class_weights).__name__)
+            raise TypeError(f"class_weights must be a tensor of real numbers; got {given}.")
         if tuple(class_weights.shape) != (groups.num_classes,):
             raise ValueError(f"class_weights must be ({groups.num_classes},); got {tuple(class_weights.shape)}.")
     if criterion is not None:

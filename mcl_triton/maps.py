@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,13 @@ from .constants import values_are_readable
 from .groups import ChannelGroups, require_groups
 
 
-def class_maps(features: Tensor, groups: ChannelGroups, classes: Tensor | int, *, reduce: str | None = "max") -> Tensor:
+def class_maps(
+    features: Tensor,
+    groups: ChannelGroups,
+    classes: Tensor | Sequence[int] | Sequence[Sequence[int]] | int,
+    *,
+    reduce: str | None = "max",
+) -> Tensor:
     """The activation maps of chosen classes: the maximum over a class's channels (CCMP), or each channel by itself.
 
     For one class i with the channels ``own``: ``features[:, own].amax(dim=1)``.
@@ -17,8 +25,8 @@ def class_maps(features: Tensor, groups: ChannelGroups, classes: Tensor | int, *
     Args:
         features: (B, N, H, W) or (B, N, P).
         groups: which of the N channels belong to which of the C classes.
-        classes: class indices: (B, K) for K classes of each sample, (B,) for one (K = 1), or an int for the same class
-            in every sample (K = 1).
+        classes: class indices, a tensor or lists: (B, K) for K classes of each sample, (B,) for one (K = 1), or an int
+            for the same class in every sample (K = 1).
         reduce: ``"max"`` for one map a class, None for every channel of it.
 
     Returns:
@@ -48,7 +56,7 @@ def class_maps(features: Tensor, groups: ChannelGroups, classes: Tensor | int, *
         try:
             classes = torch.tensor(classes, device="cpu")
         except (TypeError, ValueError, RuntimeError):
-            raise TypeError(f"classes must be integers, a tensor or an int; got {classes!r:.200}.") from None
+            raise TypeError(f"classes must be integers: a tensor, lists or an int; got {classes!r:.200}.") from None
     if classes.is_floating_point() or classes.is_complex() or classes.dtype == torch.bool:
         raise TypeError(f"classes must be integers; got {classes.dtype}.")
     if classes.dim() == 0:

@@ -140,7 +140,7 @@ def check_arguments(features: Tensor, groups: ChannelGroups, mask: Tensor | None
     if 0 in shape:
         raise ValueError(f"features must have at least one sample and one spatial position; got {shape}.")
     check_backend(backend)
-    uses_kernels(backend, features.device)
+    uses_kernels(backend, features.device)  # raises for a device without kernels
     if mask is None:
         return
     if not isinstance(mask, Tensor) or mask.is_complex():

@@ -238,6 +238,12 @@ SETTING_ERRORS = {
     "smoothing below 0": ({"label_smoothing": -0.1}, ValueError, ["label_smoothing must be from 0 to 1", "-0.1"]),
     "class weights of other classes": ({"class_weights": torch.ones(4)}, ValueError, ["must be (3,)", "got (4,)"]),
     "class weights of channels": ({"class_weights": torch.ones(3, 1)}, ValueError, ["must be (3,)", "got (3, 1)"]),
+    "complex class weights": (
+        {"class_weights": torch.ones(3) + 0j},
+        TypeError,
+        ["class_weights must be a tensor of real numbers", "got torch.complex64"],
+    ),
+    "true as ignore_index": ({"ignore_index": True}, TypeError, ["ignore_index must be an integer", "got True"]),
     "list of class weights": ({"class_weights": [1, 1, 1]}, TypeError, ["class_weights must be a tensor", "got list"]),
     "criterion": ({"criterion": 3}, TypeError, ["criterion must be callable", "got 3"]),
     "result for criterion": ({"criterion": torch.ones(4)}, TypeError, ["criterion must be callable", "shape (4,)"]),

@@ -369,7 +369,13 @@ def test_kernel_writes_any_dtype(dtype):
     assert mask.sum() == RAGGED.num_channels - 11
 
 
+@pytest.mark.parametrize("dtype", [torch.complex64, "float32", None], ids=str)
 @pytest.mark.parametrize("backend", ["eager", "triton"])
-def test_complex_masks_are_refused(backend):
-    with pytest.raises(TypeError, match=r"dtype must be a real one.*got torch\.complex64"):
-        sample_channel_mask(RAGGED, dtype=torch.complex64, device=DEVICE, backend=backend)
+def test_dtypes_that_are_refused(backend, dtype):
+    with pytest.raises(TypeError, match=f"dtype must be a real one.*got {dtype!r}"):
+        sample_channel_mask(RAGGED, dtype=dtype, device=DEVICE, backend=backend)
+
+
+def test_true_is_no_batch_size():
+    with pytest.raises(TypeError, match="batch_size must be an integer; got True"):
+        sample_channel_mask(RAGGED, batch_size=True)

@@ -134,8 +134,8 @@ def test_the_headline_has_times_of_the_busiest_device_and_what_was_counted() -> 
     rows += [row("official", "ratio", 9.0, shape="4x512x14x14 (88x2 + 112x3)")]  # not among the few that are shown
     shape = "4×2048×14×14 (152×10 + 48×11) bfloat16 channels_last"
     assert page.headline([*rows, *counted_rows()]) == [
-        "Time and memory measured on Some CPU, 2 threads (torch 9; commit abc; ours is *ours, eager*); reads, writes and "
-        "launches counted, without a GPU:",
+        "Time and memory measured on Some CPU, 2 threads (torch 9; commit abc; ours is *ours, eager*); reads, writes "
+        "and launches counted, without a GPU:",
         "",
         "| a step, forward + backward | | ours | official | plain | plain, compiled | by `python -m bench` |",
         "|---|---|---|---|---|---|---|",

@@ -50,9 +50,7 @@ def forward_kernel(
     channels = first_channel + tl.arange(0, SLOTS)
     is_channel = channels < end_channel
     row = sample * num_channels + first_channel
-    maps = map_pointers(
-        features, sample, channels, sample_stride, channel_stride, position_stride, ALIGNMENT, CHANNELS_LAST
-    )
+    maps = map_pointers(features, sample, channels, sample_stride, channel_stride, ALIGNMENT, CHANNELS_LAST)
     is_slot, source = slots_of_classes(start, size, TILE_CLASSES, TILE_PLACES)
 
     if WANTS_DIVERSITY:  # the statistics of the softmax, block by block
@@ -154,9 +152,7 @@ def backward_kernel(
     )
     channels = first_channel + tl.arange(0, SLOTS)
     is_channel = channels < end_channel
-    maps = map_pointers(
-        features, sample, channels, sample_stride, channel_stride, position_stride, ALIGNMENT, CHANNELS_LAST
-    )
+    maps = map_pointers(features, sample, channels, sample_stride, channel_stride, ALIGNMENT, CHANNELS_LAST)
     is_slot, source = slots_of_classes(start, size, TILE_CLASSES, TILE_PLACES)
     target = slots_of_channels(start, size, is_class, TILE_CLASSES, TILE_PLACES)
     class_of_slot = tl.reshape(tl.broadcast_to(classes[:, None], [TILE_CLASSES, TILE_PLACES]), [SLOTS]).to(tl.int64)
@@ -188,9 +184,7 @@ def backward_kernel(
             share_at += tl.where(in_map & won & is_slot[None, :], softmax, 0.0)
         share = tl.sum(share_at, 0)  # w
 
-    grad_maps = map_pointers(
-        grad, sample, channels, grad_sample_stride, grad_channel_stride, grad_position_stride, ALIGNMENT, CHANNELS_LAST
-    )
+    grad_maps = map_pointers(grad, sample, channels, grad_sample_stride, grad_channel_stride, ALIGNMENT, CHANNELS_LAST)
     for first_position in range(0, num_positions, TILE_POSITIONS):
         positions = first_position + tl.arange(0, TILE_POSITIONS)
         in_map = (positions < num_positions)[:, None]
@@ -289,14 +283,13 @@ def map_pointers(
     channels,
     sample_stride,
     channel_stride,
-    position_stride,
     ALIGNMENT: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
 ):
     """Pointers to the first position of the channels, (1, channels).
 
-    The sample stride comes in units of ALIGNMENT elements. So does the position stride in `channels_last`, where the
-    channel stride is 1, and the channel stride elsewhere.
+    The sample stride comes in units of ALIGNMENT elements, and so does the channel stride but in `channels_last`, where
+    it is 1.
     """
     maps += sample * sample_stride * ALIGNMENT
     if CHANNELS_LAST:
@@ -306,7 +299,7 @@ def map_pointers(
 
 @triton.jit
 def at_positions(maps, positions, position_stride, ALIGNMENT: tl.constexpr, CHANNELS_LAST: tl.constexpr):
-    """Pointers (positions, channels), see `map_pointers`."""
+    """Pointers (positions, channels); in `channels_last` the position stride comes in units of ALIGNMENT elements."""
     offsets = positions.to(tl.int64)[:, None] * position_stride
     if CHANNELS_LAST:
         offsets *= ALIGNMENT
