@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 import argparse
-import csv
+import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 
+from .demo import CROSS_ENTROPY, MC_LOSS
+from .demo_figures import STYLES
 from .panels import save
 
 COLUMN = "test_overlap"
+
+# A loss looks as in the demo's curves; its further runs have the other colours of Okabe and Ito.
+_STYLES = dict(zip((CROSS_ENTROPY, MC_LOSS), STYLES, strict=True))
+_OTHER_COLOURS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
+class Overlap(NamedTuple):
+    """The overlap of the channels over the training of one run.
+
+    Attributes:
+        loss: what it was trained by, one of the two that the demo compares.
+        epochs: the overlap after each epoch, from 0 to 1; NaN where there was none.
+    """
+
+    loss: str
+    epochs: Sequence[float]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("runs/overlap.png"), metavar="FILE", help="the figure")
     options = parser.parse_args(arguments)
     try:
-        draw_overlap({str(folder): read_overlap(folder) for folder in options.runs}, options.output)
+        draw_overlap({folder: read_overlap(folder) for folder in options.runs}, options.output)
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -35,36 +55,45 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def read_overlap(folder: Path) -> list[float]:
-    """The overlap after each epoch of the run in a folder, from its ``metrics.csv``.
+def read_overlap(folder: Path) -> Overlap:
+    """The loss and the overlap of the run in a folder, from its ``metrics.json``.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it has no epoch, or no overlap.
+        ValueError: it has no loss or no overlap.
     """
-    path = folder / "metrics.csv"
+    path = folder / "metrics.json"
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path}; it is written after the first epoch of a run.")
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or COLUMN not in rows[0]:
+    try:
+        content = json.loads(path.read_text())
+        loss = MC_LOSS if any(content["settings"]["weights"]) else CROSS_ENTROPY
+        values = [row[COLUMN] for row in content["epochs"]]
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{path} must have a column {COLUMN}, a row an epoch; it has {', '.join(rows[0] if rows else [])}."
-        )
-    return [float(row[COLUMN]) for row in rows]
+            f"{path} must be of a run of reference.train, with the weights of its loss and {COLUMN} of each epoch; "
+            f"it fails at {error}."
+        ) from error
+    return Overlap(loss, [math.nan if value is None else value for value in values])  # JSON knows no NaN
 
 
-def draw_overlap(runs: Mapping[str, Sequence[float]], path: Path) -> None:
-    """A line for each run.
+def draw_overlap(runs: Mapping[Path, Overlap], path: Path) -> None:
+    """A line for each run, labelled by its loss, and by its folder too where several runs have that loss.
 
     Args:
-        runs: by the name of the run, the overlap after each epoch, from 0 to 1; NaN where there was none.
+        runs: by their folders.
         path: of the PNG file.
     """
+    losses = [run.loss for run in runs.values()]
+    colours = cycle(_OTHER_COLOURS)
+    drawn = set()
     figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
-    for (name, overlaps), line in zip(runs.items(), cycle(("-", "--", "-.", ":")), strict=False):
+    for folder, (loss, overlaps) in runs.items():
+        label = f"{loss} ({folder})" if losses.count(loss) > 1 else loss
+        style = {**_STYLES[loss], "color": next(colours)} if loss in drawn else _STYLES[loss]
+        drawn.add(loss)
         marker = "o" if len(overlaps) == 1 else None  # a single point is no line
-        axis.plot(range(1, len(overlaps) + 1), overlaps, line, label=name, linewidth=1.8, marker=marker)
+        axis.plot(range(1, len(overlaps) + 1), overlaps, label=label, linewidth=1.8, marker=marker, **style)
     axis.set_title("Overlap of a class's channels on the test set\n", fontsize=11, loc="left", weight="bold")
     axis.text(
         0,
