@@ -48,7 +48,7 @@ def check(command: str) -> None:
 def _check_make(arguments: list[str]) -> None:
     """Make knows the target, and what it runs of ours takes the arguments."""
     # A make that runs the tests hands its own variables on.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "ARGS"))}
     dry_run = ["make", "--dry-run", *arguments]
     made = subprocess.run(dry_run, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
