@@ -1,7 +1,7 @@
 """What each part of the MC-Loss does to a network: ``python -m reference.ablation --help``.
 
-Runs that are finished are not trained again, and one that was stopped goes on where it was: to add seeds, or to spread
-the runs over several machines or GPUs, repeat the command.
+Runs that are finished are not trained again, and one that was stopped goes on where it was: to add seeds, repeat the
+command with all of them; to spread the runs over several GPUs, give each some seeds, and in the end all to one command.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on.", file=sys.stderr)
         return 130
-    except (ValueError, FileNotFoundError, DivergedError) as error:
+    except (ValueError, FileNotFoundError, ChildProcessError, DivergedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(table(results))

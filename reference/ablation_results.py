@@ -8,9 +8,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 from .ablation_plan import Plan, Variant
+from .logs import without_nan
 from .run import Row
 from .settings import Settings
 
@@ -55,8 +55,7 @@ def write(path: Path, results: Results) -> None:
         "images": results.images,
         "base": asdict(replace(plan.base, data="")),
         **{name.name: getattr(plan, name.name) for name in fields(plan) if name.name != "base"},
-        # JSON knows no NaN, which the overlap of classes with one channel is.
-        "runs": [{name: None if _is_nan(value) else value for name, value in run.items()} for run in runs],
+        "runs": list(map(without_nan, runs)),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -91,7 +90,3 @@ def read(path: Path) -> Results:
     if missing := [settings for settings in plan.settings() if replace(settings, data="") not in rows]:
         raise ValueError(f"{path} lacks {len(missing)} runs, such as that of {missing[0]}.")
     return results
-
-
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)

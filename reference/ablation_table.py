@@ -71,7 +71,7 @@ def _line(results: Results, variant: Variant) -> str:
         cells += ["", ""]
     else:
         differences = [100 * value for value in results.differences(variant, ACCURACY)]
-        is_clear = abs(fmean(differences)) > interval(differences)  # never of one alone
+        is_clear = abs(fmean(differences)) > interval(differences) > 0  # never of one alone, nor of equal ones
         cells.append(mean_and_deviation(differences, ".1f", "+") + ("*" if is_clear else ""))
         cells.append(f"{sum(value > 0 for value in differences)}/{sum(value < 0 for value in differences)}")
     cells += [

@@ -17,7 +17,7 @@ from .settings import Settings
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write ``state`` so that at every moment, also in a power cut, ``path`` is the old file or the new one."""
-    unfinished = path.with_suffix(".tmp")
+    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
     with open(unfinished, "wb") as file:
         torch.save(state, file)
         file.flush()

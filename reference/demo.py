@@ -16,6 +16,7 @@ import torch
 from .checkpoint import load_network
 from .datasets.faces import NUM_PEOPLE, PHOTOS_PER_PERSON, split
 from .environment import environment, usable_cores
+from .logs import without_nan
 from .run import DivergedError, Row
 from .settings import Settings, add_arguments, from_arguments
 from .several import train_several
@@ -77,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped.", file=sys.stderr)
         return 130
-    except (ValueError, FileNotFoundError, DivergedError) as error:
+    except (ValueError, FileNotFoundError, ChildProcessError, DivergedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(describe(settings, options.seeds))
@@ -163,8 +164,8 @@ def write_results(folder: Path, settings: Settings, runs: Runs) -> None:
         writer = csv.DictWriter(file, results[0])
         writer.writeheader()
         writer.writerows(results)
-    content = {"environment": environment(), "settings": asdict(settings), "runs": results}
-    (folder / "results.json").write_text(json.dumps(content, indent=1) + "\n")
+    content = {"environment": environment(), "settings": asdict(settings), "runs": list(map(without_nan, results))}
+    (folder / "results.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def draw(figures: Path, folder: Path, settings: Settings, runs: Runs) -> list[Path]:

@@ -5,13 +5,19 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from . import distributed
 from .environment import environment
 from .run import Row, Run
+
+
+def without_nan(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row for JSON, which knows no NaN: the overlap of classes with one channel is None there."""
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
 
 
 def write_metrics(folder: Path, run: Run) -> None:
@@ -21,8 +27,7 @@ def write_metrics(folder: Path, run: Run) -> None:
         writer.writeheader()
         writer.writerows(run.rows)
     ran_on = {**environment(), "device": str(run.device), "processes": distributed.size()}
-    # JSON knows no NaN, which the overlap of classes with one channel is.
-    epochs = [{name: None if math.isnan(value) else value for name, value in row.items()} for row in run.rows]
+    epochs = [without_nan(row) for row in run.rows]
     content = {"settings": asdict(run.settings), "environment": ran_on, "epochs": epochs}
     (folder / "metrics.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
 

@@ -6,8 +6,9 @@ import os
 import signal
 from collections.abc import Hashable, Mapping
 from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from threading import RLock
@@ -47,6 +48,7 @@ def train_several(
 
     Raises:
         DivergedError: the loss of a run is infinite or no number; the message says which.
+        ChildProcessError: a process was killed.
         ValueError, FileNotFoundError: as in `load_data`, `build_network` and `train`.
     """
     finished = {key: rows for key, job in jobs.items() if resume and (rows := _finished(*job))}
@@ -81,8 +83,14 @@ def _train_all(
                     future.result()  # raises what the run raised
                 while not epochs.empty():
                     bar.update(epochs.get())
-        except BaseException:
+        except BaseException as error:
             executor.shutdown(wait=False, cancel_futures=True)
+            for process in active_children():  # or they would train on; a checkpoint is whole at every moment
+                process.terminate()
+            if isinstance(error, BrokenProcessPool):
+                raise ChildProcessError(
+                    "a process that trained was killed, as happens without enough memory: --processes 1 needs the least."
+                ) from error
             raise
     return {key: future.result() for key, future in futures.items()}
 

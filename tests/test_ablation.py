@@ -5,14 +5,20 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.stats import ttest_rel
 from torch.nn.functional import cross_entropy
 
@@ -402,3 +408,71 @@ def test_a_recipe_gives_the_base(tmp_path, capsys):
 def test_a_device_that_is_not_there(tmp_path, capsys):
     assert ablation.main([*OPTIONS, "--device", "nowhere", "--folder", str(tmp_path)]) == 1
     assert "device must be auto or one of this machine" in capsys.readouterr().err
+
+
+def test_a_stopped_ablation_leaves_nothing_running_and_goes_on(tmp_path):
+    """Ctrl-C that reaches the first process alone, as a scheduler sends it."""
+    command = [sys.executable, "-m", "reference.ablation", "--folder", str(tmp_path), "--seeds", "3", "--over-drop"]
+    command += ["--over-channels-per-class", "--training-photos=1", "--processes=2", "--epochs=3000"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and len(list(tmp_path.glob("*/checkpoint.pt"))) < 2:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped; the same command goes on." in errors
+    written = runs_in(tmp_path)
+    time.sleep(1)  # many epochs of what would still be running
+    assert runs_in(tmp_path) == written
+
+
+def be_killed(*_) -> None:
+    os._exit(1)
+
+
+def test_a_killed_process_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(several, "_train_one", be_killed)
+    assert ablation.main([*OPTIONS, "--seeds", "3", "--folder", str(tmp_path)]) == 1
+    assert "a process that trained was killed" in capsys.readouterr().err
+
+
+def test_a_folder_of_images(tmp_path, capsys):
+    """Three classes rather than the faces' forty, read by workers, in two processes."""
+    for split, count in (("train", 4), ("test", 2)):
+        for name in ("Wren", "Crow", "Kite"):
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = np.random.default_rng(number).integers(256, size=(40, 48, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "data" / split / name / f"{number}.png")
+    options = ["--dataset=folder", f"--data={tmp_path / 'data'}", "--transform=from_scratch", "--batch-size=4"]
+    options += ["--epochs=1", "--over-drop", "--over-channels-per-class", "--processes=2", "--workers=1"]
+    assert ablation.main([*options, "--seeds", "5", "--folder", str(tmp_path / "runs")]) == 0
+    second_line = capsys.readouterr().out.splitlines()[1]
+    assert second_line.endswith("12 images to train on, 6 to test; the small network")
+    assert len(runs_in(tmp_path / "runs")) == 5
+
+
+def test_what_the_runs_are_given(tmp_path, monkeypatch):
+    given = {}
+
+    def train_several(jobs, processes, **options):
+        given.update(options, jobs=jobs, processes=processes)
+        raise DivergedError
+
+    monkeypatch.setattr(ablation, "train_several", train_several)
+    monkeypatch.setattr(ablation, "usable_cores", lambda: 6)
+    options = ["--threads=2", "--device=cpu", "--workers=3", "--seeds", "5", "--folder", str(tmp_path)]
+    assert ablation.main(options) == 1
+    assert (given["processes"], given["workers"], given["device"], given["resume"]) == (3, 3, "cpu", True)
+    drops = {settings.drop for settings in given["jobs"]}
+    assert drops == {0, 0.25, "half", 0.75}
+
+
+def test_equal_differences_get_no_star():
+    """Two seeds with as many images more each have no spread, and say nothing."""
+    results = made_up(replace(PLAN, seeds=(7, 8)))
+    for settings, row in results.rows.items():
+        row["test_accuracy"] = 0.75 if any(settings.weights) else 0.5
+    lines = [line for line in table(results).splitlines() if "+25.0 ± 0.0" in line]
+    assert lines
+    assert not [line for line in lines if "*" in line]
