@@ -89,7 +89,7 @@ def _train_all(
                 process.terminate()
             if isinstance(error, BrokenProcessPool):
                 raise ChildProcessError(
-                    "a process that trained was killed, as happens without enough memory: --processes 1 needs the least."
+                    "a process that trained was killed, as for want of memory, of which --processes 1 needs the least."
                 ) from error
             raise
     return {key: future.result() for key, future in futures.items()}
