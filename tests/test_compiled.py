@@ -41,7 +41,7 @@ NVIDIA_REGISTERS = {
     "masks.mask": 128,
 }
 # A SIMD unit has 512 for each lane: 80 let six warps take turns.
-AMD_REGISTERS = dict.fromkeys(NVIDIA_REGISTERS, 80)
+AMD_REGISTERS = 80
 KERNELS = list(NVIDIA_REGISTERS)
 OF_MAPS = KERNELS[:4]  # that read the features, or write their gradient
 VGG16, RESNET50 = ChannelGroups.uniform(200, 3), ChannelGroups.split(2048, 200)
@@ -74,7 +74,7 @@ def of_kernel(reports: list[Report], kernel: str) -> list[Report]:
 def check_registers(report: Report) -> None:
     """Registers within the bound, none on the stack or in scratch memory."""
     is_amd = report.target == "gfx942"
-    assert report.registers <= (AMD_REGISTERS if is_amd else NVIDIA_REGISTERS)[report.kernel], report
+    assert report.registers <= (AMD_REGISTERS if is_amd else NVIDIA_REGISTERS[report.kernel]), report
     assert report.spills == report.scalar_spills == report.stack == 0, report
 
 
