@@ -11,7 +11,7 @@ from mcl_triton import ChannelGroups, channel_pool, sample_channel_mask
 from mcl_triton.blocks import BLOCK_BYTES
 
 SHAPES = {
-    "vgg16": (32, ChannelGroups.uniform(200, 3), 14),
+    "from-scratch": (32, ChannelGroups.uniform(200, 3), 14),
     "resnet50": (16, ChannelGroups.split(2048, 200), 14),
     "resnet50-larger-batch": (48, ChannelGroups.split(2048, 200), 14),
     "resnet18-small-maps": (64, ChannelGroups.split(512, 200), 7),
