@@ -73,16 +73,16 @@ def measure(
         warm_up: calls before the first that counts.
     """
     inputs = [Inputs.of(case, device)]
-    truths = {masks: oracle(inputs[0], masks) for masks in {provider.masks for provider in everyone}}
+    truths = {masked: oracle(inputs[0], masked) for masked in {provider.takes_masks for provider in everyone}}
     inputs += [Inputs.of(case, device, seed) for seed in range(1, rotation(case, device))]
     rows: list[Result] = []
     timed: dict[tuple[str, str, str], Clock] = {}  # by provider, mode and metric
     torch.compiler.reset()  # each shape is compiled by itself, as in training
     for provider in everyone:
-        if not provider.ragged and not case.groups.is_uniform:
+        if not provider.takes_ragged_groups and not case.groups.is_uniform:
             print(f"  {provider.name} takes classes of equal size only")
             continue
-        verdict = verdict_on(provider, inputs[0], truths[provider.masks])
+        verdict = verdict_on(provider, inputs[0], truths[provider.takes_masks])
         if verdict.error is None:
             print(f"  {provider.name} fails and is not timed: {verdict.mistake}")
             continue

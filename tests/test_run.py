@@ -117,7 +117,7 @@ def test_a_provider_that_is_not_there_is_refused(text: str, capsys: pytest.Captu
 
 
 def test_who_needs_equal_groups_sits_out_ragged_ones(capsys: pytest.CaptureFixture[str]) -> None:
-    equal = Provider("equal", plain, ragged=False)
+    equal = Provider("equal", plain, takes_ragged_groups=False)
     for case, is_there in ((CASE, True), (RAGGED, False)):
         rows = run.measure(case, [Provider("ours", ours_eager), equal], CPU, turns=1, modes=["both"])
         assert bool(rows_of(rows, provider="equal")) == is_there
