@@ -17,7 +17,7 @@ from reference.environment import usable_cores
 
 from . import results
 from .cases import Case
-from .run import device_name, quick_cases
+from .run import device_name, positive, quick_cases
 
 MIB = (0.25, 0.5, 1, 2, 4, 8, 16, 64)
 
@@ -46,9 +46,9 @@ def _seconds(run: Callable[[], object]) -> float:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--threads", type=int, nargs="+", default=[usable_cores()], help="numbers of threads (default: all cores)"
+        "--threads", type=positive, nargs="+", default=[usable_cores()], help="numbers of threads (default: all cores)"
     )
-    parser.add_argument("--turns", type=int, default=8, help="measurements of each size (default: 8)")
+    parser.add_argument("--turns", type=positive, default=8, help="measurements of each size (default: 8)")
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -89,6 +90,20 @@ def sweeps() -> dict[str, dict[int, Case]]:
 def name_of(shape: str) -> str:
     """What people call a shape, whatever the batch; the shape itself where it has no name."""
     return _names().get(re.sub(r"^\d+", "", shape), shape)
+
+
+def line_of(case: Case) -> str:
+    """A case for people."""
+    return f"{name_of(case.shape)}: {case}"
+
+
+def chosen(cases: Iterable[Case], parts: Sequence[str]) -> list[Case]:
+    """The cases whose line contains one of the parts, which may have × for x; SystemExit where there is none."""
+    cases = list(cases)
+    found = [case for case in cases if any(part.replace("×", "x") in line_of(case) for part in parts)]
+    if not found:
+        raise SystemExit(f"no case's line contains any of {list(parts)}; --cases {str(cases[0])!r} would choose one.")
+    return found
 
 
 @cache

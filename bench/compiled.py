@@ -15,14 +15,13 @@ import subprocess
 import tempfile
 import time
 import warnings
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import product
-from math import prod
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -34,6 +33,7 @@ from torch import Tensor
 from mcl_triton import ChannelGroups
 from reference.environment import environment, usable_cores
 
+from .assembly import Access, accesses
 from .cases import CLASSES, LAYOUTS, Case
 
 # Triton is imported by the workers alone: in a process that sets TRITON_INTERPRET it could not compile.
@@ -44,7 +44,8 @@ TARGETS = {  # what Triton calls backend, architecture and size of a warp
     "sm_100": ("cuda", 100, 32),
     "gfx942": ("hip", "gfx942", 64),
 }
-MAPS = ("features", "grad")  # the large tensors among the kernels' arguments: F and dF
+BATCH = 16  # changes no kernel
+GROUP_SIZES = ((512, 1), (32, 64), (6, 340))  # classes and channels of each
 
 
 @dataclass(frozen=True)
@@ -77,15 +78,6 @@ class Variant(Case):
         if self.layout == "misaligned":  # the second sample of maps that end at an odd element
             return empty.new_empty(empty.numel() + 1)[1:].view(shape)
         return empty
-
-
-class Access(NamedTuple):
-    """The instructions that one line of a kernel became, which reads or writes F or dF."""
-
-    what: str  # "load features", "load grad", "store grad"
-    line: int
-    widths: tuple[int, ...]  # bytes of each instruction
-    thread_bytes: int  # what one thread has to move there, at least
 
 
 class Report(NamedTuple):
@@ -122,9 +114,9 @@ def realistic_cases() -> list[Variant]:
 
 def odd_cases() -> list[Variant]:
     """What else there is, a few of each kind."""
-    vgg16, resnet50 = ChannelGroups.uniform(200, 3), ChannelGroups.split(2048, 200)
+    scratch, resnet50 = ChannelGroups.uniform(200, 3), ChannelGroups.split(2048, 200)
     odd = []
-    for layout, groups in zip(LAYOUTS, (vgg16, resnet50), strict=True):
+    for layout, groups in zip(LAYOUTS, (scratch, resnet50), strict=True):
         usual = Variant(BATCH, groups, 14, torch.bfloat16, layout)
         odd += [replace(usual, mask="none"), replace(usual, mask="a sample")]
         odd += [replace(usual, wants="scores"), replace(usual, wants="diversity", mask="none")]
@@ -133,11 +125,7 @@ def odd_cases() -> list[Variant]:
     for layout, dtype in product(LAYOUTS, (torch.float32, torch.bfloat16)):
         odd += [Variant(BATCH, ChannelGroups.uniform(*sizes), 14, dtype, layout) for sizes in GROUP_SIZES]
     layouts = ("every second channel", "batch last", "misaligned")
-    return odd + [Variant(BATCH, vgg16, 14, *which) for which in product((torch.float32, torch.bfloat16), layouts)]
-
-
-BATCH = 16  # changes no kernel
-GROUP_SIZES = ((512, 1), (32, 64), (6, 340))  # classes and channels of each
+    return odd + [Variant(BATCH, scratch, 14, *which) for which in product((torch.float32, torch.bfloat16), layouts)]
 
 
 @contextmanager
@@ -175,9 +163,6 @@ def widths_in_machine_code(target: str, case: Variant, direction: str) -> dict[s
         bits = re.search(r"\.[US]?(8|16|64|128|256)\b", modifiers)
         widths[{"LDG": "load", "STG": "store"}[operation]].add(int(bits.group(1)) // 8 if bits else 4)
     return widths
-
-
-# In a worker
 
 
 class _Launch(NamedTuple):
@@ -290,7 +275,7 @@ def _report(
         numbers = {key: int(number) for key, number in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", usage)}
         registers, stack = numbers["REG"], numbers["STACK"] + numbers["LOCAL"]
         spills = scalar_spills = 0
-    maps, others = _accesses(kernel.asm["ttgir"], code, kernel.metadata.num_warps * TARGETS[target][2])
+    maps, others = accesses(kernel.asm["ttgir"], code, kernel.metadata.num_warps * TARGETS[target][2])
     module = launch.kernel.module.rsplit(".", 1)[-1]
     return Report(
         target,
@@ -318,86 +303,6 @@ def _on_cubin(cubin: bytes, tool: str, *options: str) -> str:
         command = [Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / tool, *options, file.name]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
-
-# Which instructions access the maps: Triton's intermediate code tells from which argument of the kernel a pointer was
-# made, and on which line; the line is what the instructions are labelled with.
-
-
-def _accesses(ttgir: str, code: str, threads: int) -> tuple[tuple[Access, ...], dict[int, int]]:
-    """The accesses to the maps, and how many others there are of each width."""
-    widths: dict[tuple[str, str, int], list[int]] = defaultdict(list)
-    for operation, file, line, width in _instructions(code):
-        widths[operation, file, line].append(width)
-    thread_bytes: Counter[tuple[str, str, str, int]] = Counter()
-    for operation, argument, file, line, tile_bytes in _pointer_uses(ttgir):
-        if argument in MAPS:
-            thread_bytes[argument, operation, file, line] += -(-tile_bytes // threads)
-    maps = [
-        Access(f"{operation} {argument}", line, tuple(widths.pop((operation, file, line), ())), needed)
-        for (argument, operation, file, line), needed in sorted(thread_bytes.items(), key=lambda use: use[0][3])
-    ]
-    return tuple(maps), dict(Counter(width for rest in widths.values() for width in rest))
-
-
-def _pointer_uses(ttgir: str) -> Iterator[tuple[str, str, str, int, int]]:
-    """Of each load and store: which it is, the kernel's argument it accesses, file and line, bytes of the tile."""
-    locations = dict(re.findall(r"^(#loc\d*) = loc\((.*)\)$", ttgir, re.MULTILINE))
-    head = next(line for line in ttgir.splitlines() if "tt.func public" in line)
-    made_from = {argument: argument for argument in re.findall(r"%(\w+): ", head)}
-    of_pointer = re.compile(
-        r"%(\w+) = (?:tt\.(?:addptr|splat|broadcast|expand_dims|bitcast)|ttg\.convert_layout) %(\w+)"
-    )
-    amd_use = re.compile(r"\b\w+\.buffer_(load|store) .*?%(\w+)\[")
-    for line in ttgir.splitlines():
-        if pointer := of_pointer.search(line):  # in order, since blocks that follow one another may use the same names
-            made_from[pointer.group(1)] = made_from.get(pointer.group(2), "")
-        elif use := re.search(r"\btt\.(load|store) %(\w+)", line) or amd_use.search(line):
-            argument = made_from[use.group(2)]
-            assert argument, line
-            location = re.search(r"loc\((#loc\d*)\)$", line).group(1)  # type: ignore[union-attr]
-            yield use.group(1), argument, *_position(location, locations), _tile_bytes(line)
-
-
-def _position(location: str, locations: dict[str, str]) -> tuple[str, int]:
-    """File and line; of an inlined function, where the function says it."""
-    while location.startswith("#"):
-        location = locations[location]
-        location = re.sub(r'^(?:callsite\((#loc\d*) at .*|"\w+"\((#loc\d*)\))$', r"\1\2", location)
-    file, line, _ = re.fullmatch(r'"(.*)":(\d+):(\d+).*', location).groups()  # type: ignore[union-attr]
-    return file, int(line)
-
-
-def _tile_bytes(line: str) -> int:
-    element = re.findall(r"!tt\.ptr<[a-z]+(\d+)", line)[-1]
-    shapes = re.findall(r"tensor<((?:\d+x)*)", line)
-    return prod(int(size) for size in shapes[-1].split("x")[:-1]) * int(element) // 8 if shapes else int(element) // 8
-
-
-_AMD_BYTES = {"byte": 1, "short": 2, "dword": 4}
-
-
-def _instructions(code: str) -> Iterator[tuple[str, str, int, int]]:
-    """Of each instruction that accesses global memory: "load" or "store", file and line, bytes."""
-    files = {
-        number: "/".join(re.findall(r'"(.*?)"', path)) for number, path in re.findall(r"\.file\s+(\d+) (.*)", code)
-    }
-    file, number, lines_of_assembly = "", 0, 0
-    for line in code.splitlines():
-        if "inline asm" in line:
-            lines_of_assembly = int("begin" in line)
-        elif location := re.match(r"\s*\.loc\s+(\d+) (\d+)", line):
-            # LLVM counts on from one line of inline assembly to the next, as if they were lines of the kernel.
-            if lines_of_assembly < 2:
-                file, number = files[location.group(1)], int(location.group(2))
-            lines_of_assembly += lines_of_assembly > 0
-        elif ptx := re.search(r"\b(ld|st)\.global((?:\.[\w:]+)*)", line):
-            vector, bits = re.fullmatch(r".*?(?:\.v(\d))?\.[busf](\d+)", ptx.group(2)).groups()  # type: ignore[union-attr]
-            yield {"ld": "load", "st": "store"}[ptx.group(1)], file, number, int(vector or 1) * int(bits) // 8
-        elif amd := re.match(r"\s*(?:global|buffer|flat)_(load|store)_[us]?(byte|short|dword)(?:x(\d))?", line):
-            yield amd.group(1), file, number, _AMD_BYTES[amd.group(2)] * int(amd.group(3) or 1)
-
-
-# The table
 
 _HEADS = [
     *("target", "kernel", "dtype", "constants", "warps", "registers", "stack", "spills", "shared", "F", "dF", "other"),

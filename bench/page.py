@@ -287,13 +287,13 @@ def _distinct(items: Iterable[Item]) -> list[Item]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results", help="folder of the results")
+    parser.add_argument(
+        "--results", type=Path, default=results.FOLDER, help="folder of CSV files (default: bench/results)"
+    )
 
 
 def main(arguments: argparse.Namespace) -> None:
-    rows = results.read_all(arguments.results)
-    if not rows:
-        raise SystemExit(f"{arguments.results} must be a folder with results as CSV files; it has none.")
+    rows = results.read_folder(arguments.results)
     for page in PAGES:
         page.write_text(fill(page.read_text(encoding="utf-8"), rows), encoding="utf-8")
         print(page)

@@ -16,7 +16,7 @@ from matplotlib.ticker import NullLocator
 
 from .cases import CLASSES, name_of, sweeps
 from .panels import VARIANTS, Panel, bars, batch_of, dots, log_ticks, quartiles, variant_of, variants_in
-from .results import Result, ours_in, read_all
+from .results import FOLDER, Result, ours_in, read_folder
 from .roofline import LAUNCH_MICROSECONDS
 from .style import GREY, Looks, keys_of, looks_of, page, save, style
 
@@ -344,9 +344,7 @@ def in_features(row: Result) -> Result:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m bench plot`."""
-    parser.add_argument(
-        "--results", type=Path, default=Path("bench/results"), help="folder of CSV files (default: bench/results)"
-    )
+    parser.add_argument("--results", type=Path, default=FOLDER, help="folder of CSV files (default: bench/results)")
     parser.add_argument(
         "--output", type=Path, default=Path("docs/figures"), help="folder of the figures (default: docs/figures)"
     )
@@ -354,15 +352,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     """Draw what there are results for, and say what there are none for."""
-    try:
-        results = read_all(arguments.results)
-    except ValueError as error:
-        raise SystemExit(str(error)) from error
-    if not results:
-        raise SystemExit(
-            f"{arguments.results} must be a folder with results as CSV files; it has none. "
-            f"`python -m bench run --output {arguments.results}` writes them."
-        )
+    results = read_folder(arguments.results)
     for name in FIGURES:
         figure = draw(name, results)
         if figure is None:

@@ -55,14 +55,14 @@ class Provider:
     Attributes:
         name: as it stands in tables and figures.
         loss: what computes it.
-        masks: False where it cannot be given a mask; it is compared with the loss without one.
-        ragged: False where all classes must have equally many channels.
+        takes_masks: False where it cannot be given a mask; it is compared with the loss without one.
+        takes_ragged_groups: False where all classes must have equally many channels.
     """
 
     name: str
     loss: Loss
-    masks: bool = True
-    ragged: bool = True
+    takes_masks: bool = True
+    takes_ragged_groups: bool = True
 
 
 def official(features: Tensor, targets: Tensor, mask: Tensor, groups: ChannelGroups) -> Tensor:
@@ -125,10 +125,11 @@ def providers(device: torch.device, *, compiled: bool, own: tuple[Provider, ...]
     everyone += own
     if compiled:
         everyone += [
-            Provider(f"{one.name}, compiled", torch.compile(one.loss), one.masks, one.ragged) for one in everyone
+            Provider(f"{one.name}, compiled", torch.compile(one.loss), one.takes_masks, one.takes_ragged_groups)
+            for one in everyone
         ]
     if find_spec("holocron"):
-        everyone.append(Provider("Holocron", holocron, masks=False, ragged=False))
+        everyone.append(Provider("Holocron", holocron, takes_masks=False, takes_ragged_groups=False))
     return tuple(everyone)
 
 

@@ -84,6 +84,7 @@ class Result:
             raise ValueError(f"low ≤ value ≤ high must hold; got {self.low}, {self.value}, {self.high}.")
 
 
+FOLDER = Path(__file__).parent / "results"  # those of the repository
 COLUMNS = [column.name for column in fields(Result)]
 
 
@@ -132,9 +133,18 @@ def read(path: Path) -> list[Result]:
     return results
 
 
-def read_all(folder: Path) -> list[Result]:
-    """All results of a folder, file by file."""
-    return [result for path in sorted(folder.glob("*.csv")) for result in read(path)]
+def read_folder(folder: Path) -> list[Result]:
+    """All results of a folder, file by file; SystemExit says what is wrong with one that cannot be read or has none."""
+    try:
+        rows = [row for path in sorted(folder.glob("*.csv")) for row in read(path)]
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+    if not rows:
+        raise SystemExit(
+            f"{folder} must be a folder with results as CSV files; it has none. "
+            f"`python -m bench run --output {folder}` writes them."
+        )
+    return rows
 
 
 def ours_in(rows: Iterable[Result]) -> str:

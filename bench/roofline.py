@@ -1,4 +1,4 @@
-"""The least time of a step on a GPU that nobody asked: bytes by published bandwidth, and launches at a stated cost.
+"""The least time of a step on a GPU, by a model: bytes by published bandwidth, and launches at a stated cost.
 
 A model, not a measurement. Real kernels reach some 80 to 95 percent of the published bandwidth; features that the
 GPU's cache holds (50 MB on an H100) may be read faster than from memory.

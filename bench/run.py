@@ -23,7 +23,7 @@ import torch
 from reference.environment import environment, usable_cores
 
 from . import results
-from .cases import LAYOUTS, Case, name_of, real_cases, sweeps
+from .cases import LAYOUTS, Case, chosen, line_of, real_cases, sweeps
 from .memory import peak_bytes
 from .providers import Inputs, Provider, oracle, providers, verdict_on
 from .results import Result
@@ -73,16 +73,16 @@ def measure(
         warm_up: calls before the first that counts.
     """
     inputs = [Inputs.of(case, device)]
-    truths = {masks: oracle(inputs[0], masks) for masks in {provider.masks for provider in everyone}}
+    truths = {masked: oracle(inputs[0], masked) for masked in {provider.takes_masks for provider in everyone}}
     inputs += [Inputs.of(case, device, seed) for seed in range(1, rotation(case, device))]
     rows: list[Result] = []
     timed: dict[tuple[str, str, str], Clock] = {}  # by provider, mode and metric
     torch.compiler.reset()  # each shape is compiled by itself, as in training
     for provider in everyone:
-        if not provider.ragged and not case.groups.is_uniform:
+        if not provider.takes_ragged_groups and not case.groups.is_uniform:
             print(f"  {provider.name} takes classes of equal size only")
             continue
-        verdict = verdict_on(provider, inputs[0], truths[provider.masks])
+        verdict = verdict_on(provider, inputs[0], truths[provider.takes_masks])
         if verdict.error is None:
             print(f"  {provider.name} fails and is not timed: {verdict.mistake}")
             continue
@@ -210,10 +210,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cases", nargs="+", default=[""], help="only cases whose line contains one of these")
     parser.add_argument("--no-sweeps", action="store_true", help="leave out how the time grows with each dimension")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES), help="default: all of them")
-    parser.add_argument("--turns", type=_positive, help="measurements of each (default: 7 on a CPU, 50 on a GPU)")
+    parser.add_argument("--turns", type=positive, help="measurements of each (default: 7 on a CPU, 50 on a GPU)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
-        "--threads", type=_positive, nargs="+", default=[usable_cores()], help="on a CPU (default: as many as cores)"
+        "--threads", type=positive, nargs="+", default=[usable_cores()], help="on a CPU (default: as many as cores)"
     )
     parser.add_argument(
         "--compiled", action="store_true", help="with torch.compile of each on a CPU too, which takes its time"
@@ -234,7 +234,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A number that an argument needs to be at least 1."""
     if (number := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1; got {number}.")
     return number
@@ -254,10 +255,8 @@ def main(arguments: argparse.Namespace) -> None:
     cases = [(case, arguments.modes) for case in (all_cases() if arguments.full else quick_cases())]
     if not arguments.no_sweeps:
         cases += [(case, ["both"]) for sweep in sweeps().values() for case in sweep.values()]
-    parts = [part.replace("×", "x") for part in arguments.cases]
-    cases = [(case, modes) for case, modes in cases if any(part in line_of(case) for part in parts)]
-    if not cases:
-        raise SystemExit(f"no case's line contains any of {arguments.cases}; --cases ResNet50 would choose some.")
+    wanted = chosen([case for case, _ in cases], arguments.cases)
+    cases = [(case, modes) for case, modes in cases if case in wanted]
     arguments.output.mkdir(parents=True, exist_ok=True)
     for threads in [torch.get_num_threads()] if is_gpu else arguments.threads:
         torch.set_num_threads(threads)
@@ -274,8 +273,3 @@ def main(arguments: argparse.Namespace) -> None:
             print(*table(rows), sep="\n", flush=True)
             results.update(path, rows)
         print(f"results are in {path}; python -m bench plot --results {path.parent} --output {path.parent} draws them")
-
-
-def line_of(case: Case) -> str:
-    """A case for people."""
-    return f"{name_of(case.shape)}: {case}"

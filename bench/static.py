@@ -228,7 +228,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> None:
     """Count, compile and model; write the file and print the table."""
     cases, targets = (quick_cases(), ["sm_90"]) if arguments.quick else (all_cases(), list(TARGETS))
-    write(cases, targets, arguments.output or Path("runs/bench" if arguments.quick else "bench/results") / "static.csv")
+    write(
+        cases, targets, arguments.output or (Path("runs/bench") if arguments.quick else results.FOLDER) / "static.csv"
+    )
 
 
 def write(cases: Sequence[Case], targets: Sequence[str], output: Path) -> None:

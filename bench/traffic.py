@@ -27,7 +27,7 @@ from torch.utils._pytree import tree_leaves
 
 from mcl_triton import ChannelGroups, sample_channel_mask
 
-from .cases import LAYOUTS, Case
+from .cases import LAYOUTS, Case, chosen
 from .launches import tables_kept, unseen
 
 SECTOR = 32  # bytes
@@ -291,6 +291,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     """Count, and print the table."""
+    cases = chosen(
+        [
+            Case(1, groups if arguments.full else fewer_classes(groups)[0], side, dtype, layout)
+            for groups in GROUPS
+            for side in SIDES
+            for layout in LAYOUTS
+            for dtype in (torch.float32, torch.bfloat16)
+        ],
+        arguments.cases,
+    )
     os.environ["TRITON_INTERPRET"] = "1"
     from . import interpreter
 
@@ -299,12 +309,5 @@ def main(arguments: argparse.Namespace) -> None:
         for layout in LAYOUTS:
             print(*scale_table(layout), sep="\n", flush=True)
         return
-    cases = [
-        Case(1, groups if arguments.full else fewer_classes(groups)[0], side, dtype, layout)
-        for groups in GROUPS
-        for side in SIDES
-        for layout in LAYOUTS
-        for dtype in (torch.float32, torch.bfloat16)
-    ]
-    for line in table([case for case in cases if any(part in str(case) for part in arguments.cases)]):
+    for line in table(cases):
         print(line, flush=True)

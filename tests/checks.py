@@ -77,7 +77,7 @@ NEAR_TIED = {(kind, dtype) for kind in ("integers", "few values", "signed zeros"
 NEAR_TIED |= {("subnormal", torch.float16), ("smallest", torch.float16)}  # differences near float32's rounding of 1
 
 
-def name(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 

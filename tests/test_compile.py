@@ -4,16 +4,17 @@ import shutil
 
 import pytest
 import torch
-from checks import make_features, make_mask
+from checks import INTERLEAVED, make_features, make_mask
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from mcl_triton import ChannelGroups, MCLoss, channel_pool, class_maps, mc_loss, sample_channel_mask
 from mcl_triton.kernels import run, tables
 from reference import loss as oracle
 
-GROUPS = ChannelGroups([3, 1, 3, 7, 1, 2, 3])
+GROUPS = ChannelGroups(INTERLEAVED)
 TARGETS = torch.tensor([0, 6, 3, 3])
 RUNS = [number for run in GROUPS.runs for number in run]
+NEEDS_COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs a C++ compiler")
 KERNEL_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # where they are interpreted
 
 
@@ -53,7 +54,7 @@ def test_function(dtype, layout, convention):
     assert found[1].stride() == features.stride()
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs a C++ compiler")
+@NEEDS_COMPILER
 def test_inductor():
     module = MCLoss(GROUPS, class_weights=torch.arange(1.0, 8), label_smoothing=0.1)
     compiled = torch.compile(module, fullgraph=True)
@@ -213,7 +214,6 @@ def test_bad_input_is_refused_while_tracing():
 # Training with either backend
 
 
-NEEDS_COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs a C++ compiler")
 STEPS = {  # how sizes are compiled, the batches that come, and at how many of them something is compiled
     "one size": (False, [4, 4, 4], 1),
     "a smaller last batch": (None, [4, 4, 3, 5, 4, 2], 2),

@@ -15,10 +15,10 @@ from math import gcd
 import pytest
 import torch
 
+from bench.assembly import Access
 from bench.compiled import (
     BATCH,
     TARGETS,
-    Access,
     Report,
     Variant,
     compile_cases,
@@ -41,10 +41,10 @@ NVIDIA_REGISTERS = {
     "masks.mask": 128,
 }
 # A SIMD unit has 512 for each lane: 80 let six warps take turns.
-AMD_REGISTERS = dict.fromkeys(NVIDIA_REGISTERS, 80)
+AMD_REGISTERS = 80
 KERNELS = list(NVIDIA_REGISTERS)
 OF_MAPS = KERNELS[:4]  # that read the features, or write their gradient
-VGG16, RESNET50 = ChannelGroups.uniform(200, 3), ChannelGroups.split(2048, 200)
+FROM_SCRATCH, RESNET50 = ChannelGroups.uniform(200, 3), ChannelGroups.split(2048, 200)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def of_kernel(reports: list[Report], kernel: str) -> list[Report]:
 def check_registers(report: Report) -> None:
     """Registers within the bound, none on the stack or in scratch memory."""
     is_amd = report.target == "gfx942"
-    assert report.registers <= (AMD_REGISTERS if is_amd else NVIDIA_REGISTERS)[report.kernel], report
+    assert report.registers <= (AMD_REGISTERS if is_amd else NVIDIA_REGISTERS[report.kernel]), report
     assert report.spills == report.scalar_spills == report.stack == 0, report
 
 
@@ -173,7 +173,7 @@ def test_odd_cases_are_compiled_too(pool: ProcessPoolExecutor) -> None:
     ("target", "constants"), [("sm_90", {"num_warps": 1}), ("gfx942", {"num_warps": 1, "TILE_POSITIONS": 8192})]
 )
 def test_too_large_a_tile_is_seen_to_spill(pool: ProcessPoolExecutor, target: str, constants: dict[str, int]) -> None:
-    case = Variant(BATCH, VGG16, 56)
+    case = Variant(BATCH, FROM_SCRATCH, 56)
     check_registers(pool.submit(compile_one, target, case, "backward").result())
     spilled = pool.submit(compile_one, target, case, "backward", **constants).result()
     assert spilled.stack > 0
@@ -186,7 +186,7 @@ def test_too_large_a_tile_is_seen_to_spill(pool: ProcessPoolExecutor, target: st
 def test_strides_of_unknown_alignment_are_seen_to_be_narrow(
     pool: ProcessPoolExecutor, target: str, layout: str
 ) -> None:
-    case = Variant(BATCH, VGG16, 14, torch.float32, layout)
+    case = Variant(BATCH, FROM_SCRATCH, 14, torch.float32, layout)
     narrow = pool.submit(compile_one, target, case, "backward", ALIGNMENT=1).result()
     assert narrow.widths("load features") == narrow.widths("store grad") == {4}
     with pytest.raises(AssertionError):

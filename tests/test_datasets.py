@@ -320,21 +320,6 @@ def test_a_broken_image_is_named_from_a_worker(root):
 # What is published
 
 
-@pytest.mark.parametrize(
-    ("name", "sizes"),
-    [
-        ("cub", (200, 5994, 5794)),
-        ("cub-boxes", (200, 5994, 5794)),
-        ("aircraft", (100, 6667, 3333)),
-        ("flowers", (102, 1020 + 1020, 6149)),
-        ("cars", (196, 8144, 8041)),
-    ],
-)
-def test_published_sizes(name, sizes):
-    published = DATASETS[name].sizes
-    assert (published.classes, published.train, published.test) == sizes
-
-
 @pytest.mark.parametrize("name", AUTHORS)
 @pytest.mark.parametrize("split", SPLITS)
 def test_files_of_another_size_are_refused(tmp_path, name, split):

@@ -165,8 +165,6 @@ def test_many_classes(launched, layout, dtype, sizes):
 )
 def test_layouts(launched, layout, family):
     features = make_features("signed", (3, sum(RAGGED), 5, 7), torch.float32)
-    if layout == "expanded":
-        features = features[:1].expand_as(features)
     check_pool(lay_out(features, layout), RAGGED, make_mask("per sample", 3, sum(RAGGED)))
     assert launched == forward_and_backward(family)
 

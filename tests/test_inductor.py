@@ -19,7 +19,6 @@ from mcl_triton import ChannelGroups
 
 pytestmark = [
     pytest.mark.skipif(find_spec("triton") is None, reason="Inductor generates Triton's language"),
-    pytest.mark.skipif(torch.__version__ < "2.9", reason="reaches into Inductor, as it is since PyTorch 2.9"),
 ]
 
 CASE = Case(4, ChannelGroups.uniform(20, 3), 14)

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 from checks import (
-    DENSE_LAYOUTS,
     DTYPES,
     INTERLEAVED,
     KINDS,
@@ -15,11 +14,11 @@ from checks import (
     as_scalar,
     cases,
     check_pool,
+    dtype_name,
     grads_of,
     lay_out,
     make_features,
     make_mask,
-    name,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -85,7 +84,7 @@ def pool(features, sizes, mask=None, backend="triton"):
 # Values and gradients
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=name)
+@pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_kinds_of_features(layout, kind, dtype):
@@ -94,7 +93,7 @@ def test_kinds_of_features(layout, kind, dtype):
     check_pool(features, INTERLEAVED, mask, grads_of(kind, dtype), allowed_near_ties=0.1, backend="triton")
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=name)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=dtype_name)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(
     ("sizes", "mask"),
@@ -138,7 +137,7 @@ def test_large_maps(monkeypatch, shape, kernels):
     check_pool(features, [1, 4], make_mask("per sample", 2, 5), backend="triton")
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=name)
+@pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
 @pytest.mark.parametrize("sizes", [[4] * 5, INTERLEAVED], ids=["uniform", "interleaved"])
 def test_rows_in_blocks(monkeypatch, sizes, dtype):
     """Contiguous maps as if they were too large for a program."""
@@ -194,7 +193,7 @@ def test_gradcheck(layout):
 # Ties
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=name)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=dtype_name)
 @pytest.mark.parametrize("kind", ["integers", "few values", "signed zeros", "copies", "constant", "smallest"])
 @pytest.mark.parametrize("layout", WAYS)
 def test_ties_of_the_scores_are_broken_as_in_eager(monkeypatch, layout, kind, dtype):
@@ -209,7 +208,7 @@ def test_ties_of_the_scores_are_broken_as_in_eager(monkeypatch, layout, kind, dt
     assert torch.equal(ours, eagers)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=name)
+@pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
 @pytest.mark.parametrize("layout", WAYS)
 def test_first_of_dead_channels_takes_the_gradient_of_the_diversity(layout, dtype):
     """Channels 1 to 9 are constant and tie at 1/P; channel 0 peaks in the first and the last block of positions."""
@@ -279,14 +278,6 @@ def test_incoming_gradients(layout, incoming):
     leaf = features.detach().cpu().requires_grad_()
     (expected,) = torch.autograd.grad(as_scalar(incoming, *oracle.channel_pool(leaf, INTERLEAVED, mask)), leaf)
     torch.testing.assert_close(gradient.cpu(), expected, rtol=1e-12, atol=1e-15)
-
-
-@pytest.mark.parametrize("layout", DENSE_LAYOUTS)
-def test_gradient_has_the_layout_of_the_features(layout):
-    features = features_of("signed", (3, 20, 4, 5), torch.bfloat16, layout).requires_grad_()
-    (gradient,) = torch.autograd.grad(sum(result.sum() for result in pool(features, INTERLEAVED)), features)
-    assert gradient.dtype == features.dtype
-    assert gradient.stride() == features.stride()
 
 
 @pytest.mark.parametrize("layout", WAYS)

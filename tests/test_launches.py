@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from checks import lay_out, make_features, make_mask
+from checks import INTERLEAVED, lay_out, make_features, make_mask
 
 from bench.cases import Case
 from bench.launches import CASES, CONVENTIONS, MASKS, Launch, count_launches, ours, step_of
@@ -11,7 +11,7 @@ from mcl_triton import ChannelGroups, channel_pool, class_scores, diversity_scor
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 WHERE = "cuda" if torch.cuda.is_available() else "meta"
-RAGGED = ChannelGroups([3, 1, 3, 7, 1, 2, 3])
+RAGGED = ChannelGroups(INTERLEAVED)
 
 
 def names(launches):

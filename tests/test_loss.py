@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from checks import make_features, make_mask
+from checks import INTERLEAVED, make_features, make_mask
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
@@ -12,8 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 from mcl_triton import ChannelGroups, MCLossOutput, channel_pool, mc_loss, sample_channel_mask
 from reference import loss as oracle
 
-SIZES = [3, 1, 3, 7, 1, 2, 3]
-GROUPS = ChannelGroups(SIZES)
+GROUPS = ChannelGroups(INTERLEAVED)
 TARGETS = torch.tensor([0, 6, 3, 3])
 
 
@@ -22,7 +21,7 @@ def signed(dtype=torch.float64, seed=0):
 
 
 @pytest.mark.parametrize("mask", ["none", "shared", "per sample"])
-@pytest.mark.parametrize("sizes", [[3] * 6, SIZES], ids=["uniform", "interleaved"])
+@pytest.mark.parametrize("sizes", [[3] * 6, INTERLEAVED], ids=["uniform", "interleaved"])
 @pytest.mark.parametrize(
     ("convention", "weights"),
     [
@@ -189,7 +188,7 @@ def test_targets_of_any_integer_dtype(dtype):
 
 def logarithms(features):
     """log softmax(g) of the oracle, (B, C)."""
-    return oracle.channel_pool(features, SIZES)[0].log_softmax(dim=1)
+    return oracle.channel_pool(features, INTERLEAVED)[0].log_softmax(dim=1)
 
 
 def test_label_smoothing():
@@ -256,11 +255,11 @@ def test_several_labels_an_image():
     features = signed().requires_grad_()
     labels = (torch.rand(4, 7) > 0.6).double()
     output = mc_loss(features, labels, GROUPS, drop=0, criterion=binary_cross_entropy_with_logits, weights=(0.7, 3))
-    g, h = oracle.channel_pool(features, SIZES)
+    g, h = oracle.channel_pool(features, INTERLEAVED)
     p = g.sigmoid()
     expected = -(labels * p.log() + (1 - labels) * (1 - p).log()).mean()
     torch.testing.assert_close(output.discriminality, expected)
-    fraction = (h / torch.tensor(SIZES)).mean()
+    fraction = (h / torch.tensor(INTERLEAVED)).mean()
     torch.testing.assert_close(output.loss, 0.7 * expected + 3 * (1 - fraction))
     expected_gradient = torch.autograd.grad(0.7 * expected - 3 * fraction, features)
     torch.testing.assert_close(torch.autograd.grad(output.loss, features), expected_gradient)

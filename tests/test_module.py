@@ -6,13 +6,13 @@ import pickle
 
 import pytest
 import torch
-from checks import make_features, make_mask
+from checks import INTERLEAVED, make_features, make_mask
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from mcl_triton import ChannelGroups, MCLoss, mc_loss, sample_channel_mask
 
-GROUPS = ChannelGroups([3, 1, 3, 7, 1, 2, 3])
+GROUPS = ChannelGroups(INTERLEAVED)
 FEATURES = make_features("signed", (4, 20, 5, 4), torch.float32)
 TARGETS = torch.tensor([0, 6, 3, 3])
 

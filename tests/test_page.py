@@ -10,7 +10,7 @@ import pytest
 from bench import page, results
 from bench.results import Result
 
-RESULTS = results.read_all(page.ROOT / "bench" / "results")
+RESULTS = results.read_folder(results.FOLDER)
 
 
 @pytest.mark.parametrize("path", page.PAGES, ids=lambda path: path.name)
@@ -222,7 +222,8 @@ def test_a_page_keeps_everything_but_its_tables() -> None:
     assert page.fill(filled, ROWS) == filled
 
 
-def test_a_folder_without_results_leaves_the_pages_alone(tmp_path) -> None:
+def test_a_folder_without_results_leaves_the_pages_alone(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(page, "PAGES", ())
     with pytest.raises(SystemExit, match="must be a folder with results"):
         page.main(Namespace(results=tmp_path))
 

@@ -227,7 +227,7 @@ def test_speedup_bars_are_as_long_as_the_ratios(figures, rows):
     assert any(text.endswith("(against ours, eager)") for text in texts_of(figures["speedup"]))
 
 
-def test_bars_are_numbered(figures, rows):
+def test_bars_are_numbered(figures):
     """By two figures of the value, or by a whole number."""
     for axis in axes_of(figures["speedup"]):
         values = [value for of in bars_in(axis).values() for value in of]
@@ -371,7 +371,7 @@ def test_two_batch_sizes_are_told_apart(rows):
     assert found[f"{CUB_NAME}, B = 16"] == [value_of(rows, "plain", CUB, "wall", PROCESSOR)]
 
 
-def test_the_kernels_are_ours_where_they_run(rows):
+def test_the_kernels_are_ours_where_they_run():
     figure = plot.draw(
         "growth", [result("ours, Triton", case, "operator", size, GPU) for size, case in SAMPLES.items()]
     )
@@ -426,9 +426,6 @@ def test_what_cannot_be_drawn_is_said(tmp_path, capsys):
 
 
 def test_a_folder_without_results_is_refused(tmp_path):
-    with pytest.raises(SystemExit, match=r"must be a folder with results as CSV files; it has none.*bench run"):
-        run(tmp_path, tmp_path / "figures")
-    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(SystemExit, match=r"other\.csv must begin with the columns"):
+    with pytest.raises(SystemExit, match="must be a folder with results"):
         run(tmp_path, tmp_path / "figures")
     assert not (tmp_path / "figures").exists()

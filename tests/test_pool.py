@@ -14,11 +14,11 @@ from checks import (
     by_oracle,
     cases,
     check_pool,
+    dtype_name,
     grads_of,
     lay_out,
     make_features,
     make_mask,
-    name,
 )
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from mcl_triton import ChannelGroups, blocks, channel_pool
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=name)
+@pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("sizes", [[3] * 6, INTERLEAVED], ids=["uniform", "interleaved"])
 def test_kinds_of_features(sizes, kind, dtype):
@@ -35,7 +35,7 @@ def test_kinds_of_features(sizes, kind, dtype):
         check_pool(features, sizes, make_mask(mask, 4, sum(sizes)), grads_of(kind, dtype), allowed_near_ties=0.1)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=name)
+@pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("sizes", [[4] * 5, INTERLEAVED], ids=["uniform", "interleaved"])
 def test_layouts(sizes, layout, dtype):
@@ -147,7 +147,7 @@ def test_a_batch_as_in_training(monkeypatch, sizes):
 # Masks
 
 
-@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float16, torch.float64], ids=name)
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float16, torch.float64], ids=dtype_name)
 def test_mask_of_any_dtype(dtype):
     features = make_features("signed", (3, 20, 4, 4), torch.float32)
     mask = make_mask("per sample", 3, 20)
@@ -178,7 +178,7 @@ def test_masked_channel_counts_as_zero():
 
 
 @pytest.mark.parametrize("layout", DENSE_LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=name)
+@pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
 @pytest.mark.parametrize("kind", ["integers", "few values", "signed zeros", "copies", "constant", "smallest"])
 def test_first_of_equals_takes_the_whole_gradient(kind, dtype, layout):
     features = lay_out(make_features(kind, (4, 20, 4, 8), dtype), layout).requires_grad_()
@@ -198,7 +198,7 @@ def test_first_of_equals_takes_the_whole_gradient(kind, dtype, layout):
 
 
 @pytest.mark.parametrize("layout", DENSE_LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=name)
+@pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
 def test_first_of_dead_channels_takes_the_gradient_of_the_diversity(dtype, layout):
     """Channels 1 to 3 are constant and tie at 1/P; channel 0 peaks on two of sixteen positions."""
     features = torch.zeros(2, 5, 4, 4, dtype=dtype)
@@ -226,22 +226,11 @@ def test_incoming_gradients(incoming, mask):
     (gradient,) = torch.autograd.grad(
         as_scalar(incoming, *channel_pool(features, ChannelGroups(INTERLEAVED), mask)), features
     )
-    weights = [torch.zeros(3, 7, dtype=torch.float64) for _ in range(2)]
     leaves = [result.detach().requires_grad_() for result in channel_pool(features, ChannelGroups(INTERLEAVED), mask)]
     as_scalar(incoming, *leaves).backward()
     weights = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
     _, expected = by_oracle(features, INTERLEAVED, mask, *weights)
     torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-15)
-
-
-@pytest.mark.parametrize("layout", DENSE_LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=name)
-def test_gradient_has_the_dtype_and_the_layout_of_the_features(dtype, layout):
-    features = lay_out(make_features("signed", (3, 20, 4, 5), dtype), layout).requires_grad_()
-    scores, diversity = channel_pool(features, ChannelGroups(INTERLEAVED))
-    (scores.sum() + diversity.sum()).backward()
-    assert features.grad.dtype == dtype
-    assert features.grad.stride() == features.stride()
 
 
 @pytest.mark.parametrize("sizes", [[3, 3], [1, 4, 2, 4]], ids=["uniform", "interleaved"])
@@ -288,26 +277,6 @@ def test_second_derivative_is_refused():
         (gradient**2).sum().backward()
 
 
-def test_backward_twice_needs_the_graph_retained():
-    features = make_features("signed", (2, 6, 3, 3), torch.float32).requires_grad_()
-    total = channel_pool(features, ChannelGroups([3, 3])).scores.sum()
-    (first,) = torch.autograd.grad(total, features, retain_graph=True)
-    (second,) = torch.autograd.grad(total, features)
-    assert torch.equal(first, second)
-    with pytest.raises(RuntimeError, match="second time"):
-        torch.autograd.grad(total, features)
-
-
-def test_nothing_larger_than_the_mask_is_saved_beside_the_features():
-    features = make_features("signed", (3, 20, 8, 8), torch.bfloat16).requires_grad_()
-    saved = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor):
-        channel_pool(features, ChannelGroups(INTERLEAVED), make_mask("per sample", 3, 20))
-    others = [tensor for tensor in saved if tensor.data_ptr() != features.data_ptr()]
-    assert len(others) < len(saved)
-    assert sum(tensor.numel() for tensor in others) <= 3 * 20
-
-
 def test_changing_the_features_before_backward_is_an_error():
     features = make_features("signed", (2, 6, 3, 3), torch.float32).requires_grad_()
     activations = features * 1
@@ -341,9 +310,5 @@ def test_diversity_lies_between_one_and_the_size():
     assert channel_pool(apart, ChannelGroups([4])).diversity.item() == 4
 
 
-def test_both_backends_and_the_order_of_the_result():
-    features = make_features("signed", (2, 6, 3, 3), torch.float32)
-    pooled = channel_pool(features, ChannelGroups([3, 3]))
-    assert pooled._fields == ("scores", "diversity")
-    for first, second in zip(pooled, channel_pool(features, ChannelGroups([3, 3]), backend="eager"), strict=True):
-        assert torch.equal(first, second)
+def test_the_order_of_the_result():
+    assert channel_pool(torch.ones(2, 6, 3, 3), ChannelGroups([3, 3]))._fields == ("scores", "diversity")

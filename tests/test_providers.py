@@ -133,7 +133,7 @@ def test_a_loss_that_is_a_little_off_is_caught_in_every_dtype(dtype: torch.dtype
 
 def test_who_takes_no_mask_is_compared_with_the_loss_without_one() -> None:
     inputs = small()
-    unmasked = Provider("unmasked", without_mask, masks=False)
+    unmasked = Provider("unmasked", without_mask, takes_masks=False)
     assert verdict_on(unmasked, inputs, oracle(inputs, masks=False)).mistake is None
     assert verdict_on(unmasked, inputs, oracle(inputs)).mistake is not None
 

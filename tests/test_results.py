@@ -12,7 +12,6 @@ import pytest
 from bench import results
 from bench.results import Result
 
-FOLDER = Path(__file__).parent.parent / "bench" / "results"
 HEADER = "provider,shape,dtype,layout,mode,metric,value,low,high,samples,source,device,versions,commit,date"
 ROW = Result(
     provider="ours, eager",
@@ -51,7 +50,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     results.write(tmp_path / "a.csv", rows)
     results.write(tmp_path / "b.csv", [replace(ROW, mode="forward")])
     assert results.read(tmp_path / "a.csv") == rows
-    assert results.read_all(tmp_path) == [*rows, replace(ROW, mode="forward")]
+    assert results.read_folder(tmp_path) == [*rows, replace(ROW, mode="forward")]
 
 
 def test_newer_results_replace_all_older_ones_for_the_same_features(tmp_path: Path) -> None:
@@ -94,7 +93,17 @@ def test_a_file_that_is_none_of_results_says_where(tmp_path: Path, text: str, me
     assert "a.csv" in str(error.value)
 
 
+def test_a_folder_without_results_says_what_writes_them(tmp_path: Path) -> None:
+    with pytest.raises(
+        SystemExit, match=r"must be a folder with results as CSV files; it has none.*bench run --output"
+    ):
+        results.read_folder(tmp_path)
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(SystemExit, match=r"other\.csv must begin with the columns"):
+        results.read_folder(tmp_path)
+
+
 def test_the_results_in_the_repository_can_be_read() -> None:
-    rows = results.read_all(FOLDER)
+    rows = results.read_folder(results.FOLDER)
     assert {row.source for row in rows} == set(results.SOURCES)
     assert all("+" not in row.commit and row.commit != "unknown" for row in rows), "measured with uncommitted changes"

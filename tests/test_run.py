@@ -73,7 +73,7 @@ def test_a_wrong_provider_is_reported_and_not_timed(tmp_path: Path, capfd: pytes
     own = f"{__name__}:doubled"
     options = ["--turns", "2", "--cases", "2×12×5×5", "--provider", own, "--output", str(tmp_path)]
     bench.main(["run", "--device", "cpu", *options])
-    (row,) = rows_of(results.read_all(tmp_path), provider=own)
+    (row,) = rows_of(results.read_folder(tmp_path), provider=own)
     assert (row.metric, row.value) == ("wrong", pytest.approx(1))  # twice the gradient
     assert f"{own} disagrees with the oracle and is not timed: its loss is" in capfd.readouterr().out
 
@@ -92,20 +92,21 @@ def test_who_fails_is_reported_and_not_called_wrong(capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--cases", "nothing like it"], "no case's line contains any of"),
-        (["--device", "cuda"], "needs a GPU"),
-        (["--turns", "0"], "must be at least 1; got 0"),
-        (["--threads", "0"], "must be at least 1; got 0"),
+        *(([command, "--cases", "nothing"], "no case's line contains any of") for command in ("run", "profile")),
+        (["traffic", "--cases", "nothing"], "--cases '1x64x7x7 (11x2 + 14x3) float32 contiguous' would choose one"),
+        (["run", "--device", "cuda"], "needs a GPU"),
+        *(([command, "--threads", "0"], "must be at least 1; got 0") for command in ("run", "blocks", "profile")),
+        *(([command, "--turns", "0"], "must be at least 1; got 0") for command in ("run", "blocks")),
     ],
 )
-def test_what_cannot_be_run_is_said(
-    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_cannot_be_run_is_said(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     if torch.cuda.is_available() and "cuda" in arguments:
         pytest.skip("there is a GPU")
     with pytest.raises(SystemExit) as stopped:
-        bench.main(["run", "--output", str(tmp_path), *arguments])
-    assert message in f"{stopped.value}{capsys.readouterr().err}"
+        bench.main(arguments)
+    said = capsys.readouterr()
+    assert message in f"{stopped.value}{said.err}"
+    assert not said.out
 
 
 @pytest.mark.parametrize("text", ["nowhere:loss", "bench.providers:nothing", "bench", ":", "bench.cases:CLASSES"])
@@ -116,7 +117,7 @@ def test_a_provider_that_is_not_there_is_refused(text: str, capsys: pytest.Captu
 
 
 def test_who_needs_equal_groups_sits_out_ragged_ones(capsys: pytest.CaptureFixture[str]) -> None:
-    equal = Provider("equal", plain, ragged=False)
+    equal = Provider("equal", plain, takes_ragged_groups=False)
     for case, is_there in ((CASE, True), (RAGGED, False)):
         rows = run.measure(case, [Provider("ours", ours_eager), equal], CPU, turns=1, modes=["both"])
         assert bool(rows_of(rows, provider="equal")) == is_there

@@ -68,6 +68,11 @@ def fail():
     raise OSError("the disk is gone")
 
 
+def without_seconds(rows):
+    """Rows of metrics as they are again after the same run."""
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
 @pytest.fixture(autouse=True)
 def ctrl_c_raises():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -200,7 +205,7 @@ def test_an_interrupted_run_ends_in_the_same_weights(whole_run, tmp_path, interr
     rows = train.train(network, train_set, test_set, SETTINGS, tmp_path, resume=True, progress=False)
     resumed, whole = network.state_dict(), expected.state_dict()
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
-    assert [without_seconds(row) for row in rows] == [without_seconds(row) for row in expected_rows]
+    assert without_seconds(rows) == without_seconds(expected_rows)
 
 
 def test_a_run_interrupted_and_resumed_with_workers(whole_run, tmp_path):
@@ -222,7 +227,7 @@ def test_a_run_interrupted_and_resumed_with_workers(whole_run, tmp_path):
     rows = train.train(network, *small_data(), SETTINGS, tmp_path, resume=True, workers=1, progress=False)
     resumed, whole = network.state_dict(), expected.state_dict()
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
-    assert [without_seconds(row) for row in rows] == [without_seconds(row) for row in expected_rows]
+    assert without_seconds(rows) == without_seconds(expected_rows)
 
 
 def test_workers_leave_ctrl_c_to_the_process_that_trains():
@@ -230,8 +235,11 @@ def test_workers_leave_ctrl_c_to_the_process_that_trains():
     assert len(list(batches(dataset, 2, 0, range(1), workers=1))) == 1
 
 
-def without_seconds(row):
-    return {name: value for name, value in row.items() if name != "seconds"}
+def test_workers_leave_ctrl_c_to_the_process_that_evaluates():
+    _, test_set = small_data()
+    expected = evaluate(train.build_network(SETTINGS), test_set, batch_size=6)
+    measured = evaluate(train.build_network(SETTINGS), Interrupted(test_set, 0, press_ctrl_c), batch_size=6, workers=1)
+    assert measured == expected
 
 
 def test_resuming_with_other_settings_is_an_error(whole_run):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_train import without_seconds
 from torch import distributed, nn
 
 from mcl_triton import ChannelGroups, MCLoss
@@ -121,10 +122,6 @@ def found(folder):
 def alone(tmp_path_factory):
     """The weights and the rows of one process that takes each batch as a whole."""
     return train_in(tmp_path_factory.mktemp("alone"))
-
-
-def without_seconds(rows):
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
 def assert_same_run(weights, rows, expected):

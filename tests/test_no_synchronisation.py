@@ -6,13 +6,14 @@ they pass for those of a GPU.
 
 import pytest
 import torch
+from checks import INTERLEAVED
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mcl_triton import ChannelGroups, MCLoss, attention, constants, pooling
 
 BATCH = 4
-RAGGED = ChannelGroups([3, 1, 3, 7, 1, 2, 3])
+RAGGED = ChannelGroups(INTERLEAVED)
 UNIFORM = ChannelGroups.uniform(7, 4)
 
 
