@@ -7,6 +7,7 @@ command with all of them; to spread the runs over several GPUs, give each some s
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from dataclasses import fields
@@ -18,7 +19,7 @@ from .ablation_table import table
 from .build import load_data
 from .demo import of_run
 from .distributed import choose_device
-from .environment import environment, usable_cores
+from .environment import usable_cores
 from .recipes import load_recipe, recipe_option
 from .run import DivergedError
 from .settings import Settings, add_arguments, drop_from_text, from_arguments
@@ -119,10 +120,16 @@ def run(plan: Plan, folder: Path, processes: int | None = None, device: str = "a
     rows = train_several(jobs, processes, resume=True, device=device, workers=workers)
     return Results(
         plan,
-        {**environment(), "device": device if device != "auto" else "cpu" if on_cpu else "gpu"},
+        _trained_on([run_folder for _, run_folder in jobs.values()]),
         (len(train_set), len(test_set)),
         {settings: of_run(epochs) for settings, epochs in rows.items()},
     )
+
+
+def _trained_on(folders: list[Path]) -> dict[str, str]:
+    """What the runs were trained on, which need not be the machine that collects them."""
+    told = [json.loads((folder / "metrics.json").read_text())["environment"] for folder in folders]
+    return {name: " and ".join(dict.fromkeys(str(one[name]) for one in told)) for name in told[0]}
 
 
 def _plan(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Plan:

@@ -69,6 +69,11 @@ class Plan:
         if not self.seeds:
             raise ValueError("there must be a seed at least.")
         for settings in self.settings():
+            if isinstance(settings.drop, float) and 0 < settings.channels_per_class * settings.drop < 1:
+                raise ValueError(
+                    f"drop {settings.drop} masks none of {settings.channels_per_class} channels, as fractions are "
+                    "rounded down: the line would say what drop 0 says."
+                )
             if isinstance(settings.drop, int) and 0 < settings.channels_per_class <= settings.drop:
                 raise ValueError(
                     f"drop must leave a channel of each class, at most {settings.channels_per_class - 1} for ξ = "

@@ -10,6 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from . import distributed
 from .environment import environment
 from .run import Row, Run
@@ -26,7 +28,8 @@ def write_metrics(folder: Path, run: Run) -> None:
         writer = csv.DictWriter(file, run.rows[0])
         writer.writeheader()
         writer.writerows(run.rows)
-    ran_on = {**environment(), "device": str(run.device), "processes": distributed.size()}
+    device = torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else str(run.device)
+    ran_on = {**environment(), "device": device, "processes": distributed.size()}
     epochs = [without_nan(row) for row in run.rows]
     content = {"settings": asdict(run.settings), "environment": ran_on, "epochs": epochs}
     (folder / "metrics.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import platform
 import re
 import shutil
 import signal
@@ -385,6 +386,7 @@ def test_runs_of_other_settings_are_not_taken(finished, capsys):
         ("--over-channels-per-class 3 3", "ξ must differ"),
         ("--over-channels-per-class 0", "channels_per_class must be at least 1"),
         ("--over-drop 4", "drop must leave a channel of each class, at most 3 for ξ = 4; got 4"),
+        ("--over-drop 0.1", "drop 0.1 masks none of 4 channels"),
         ("--drop 3", "at most 1 for ξ = 2; got 3. A fraction"),
         ("--over-drop 1.5", "drop must be"),
         ("--recipe cub-resnet50 --over-channels-per-class 3", "there is no ξ to compare"),
@@ -466,6 +468,19 @@ def test_what_the_runs_are_given(tmp_path, monkeypatch):
     assert (given["processes"], given["workers"], given["device"], given["resume"]) == (3, 3, "cpu", True)
     drops = {settings.drop for settings in given["jobs"]}
     assert drops == {0, 0.25, "half", 0.75}
+
+
+def test_the_table_names_the_machines_that_trained(finished, tmp_path):
+    folder = Path(shutil.copytree(finished, tmp_path / "runs"))
+    metrics = next(folder.glob("*-seed3")) / "metrics.json"
+    content = json.loads(metrics.read_text())
+    content["environment"]["cpu"], content["environment"]["device"] = "another processor", "some GPU"
+    metrics.write_text(json.dumps(content))
+    assert ablation.main([*OPTIONS, "--seeds", "3", "8", "--folder", str(folder)]) == 0
+    found = read(folder / "results.json").environment
+    assert set(found["device"].split(" and ")) == {"cpu", "some GPU"}
+    assert "another processor" in found["cpu"].split(" and ")
+    assert found["python"] == platform.python_version()
 
 
 def test_equal_differences_get_no_star():
