@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import commands
 import pytest
+import torch
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from sybil import Sybil
@@ -76,6 +77,7 @@ def test_every_block_has_a_language_that_says_how_it_is_checked(path: Path) -> N
     "path", [path for path in PATHS if "```python" in path.read_text()], ids=lambda path: str(path.relative_to(ROOT))
 )
 def test_the_python_blocks_of_a_page_run_in_order_and_print_what_stands_below_them(path: Path) -> None:
+    torch.manual_seed(0)  # what fails once fails again
     outputs = Page(path).outputs
     skipped = []
     try:
