@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import metadata, requires
 from pathlib import Path
@@ -55,10 +56,12 @@ class Outcome:
 
 def main() -> None:
     pythons = installed_pythons()
-    outcomes = {
-        "oldest": outcome_of(environment("oldest", pythons[0], lower_bounds())),
-        "newest": outcome_of(environment("newest", pythons[-1], [])),
+    environments = {
+        "oldest": environment("oldest", pythons[0], lower_bounds()),
+        "newest": environment("newest", pythons[-1], []),
     }
+    with ThreadPoolExecutor() as executor:  # most tests keep one core busy
+        outcomes = dict(zip(environments, executor.map(outcome_of, environments.values()), strict=True))
     lines = table(outcomes)
     print("\n".join(lines))
     for name, outcome in outcomes.items():
