@@ -1,4 +1,4 @@
-"""Whether a command that a page tells its readers would be understood, without running it."""
+"""What a command that a page tells its readers comes down to, and whether it would be understood."""
 
 from __future__ import annotations
 
@@ -47,14 +47,19 @@ def check(command: str) -> None:
 
 def _check_make(arguments: list[str]) -> None:
     """Make knows the target, and what it runs of ours takes the arguments."""
+    for line in made_by(arguments):
+        check(line)
+
+
+def made_by(arguments: list[str]) -> list[str]:
+    """The commands of ours that make runs."""
     # A make that runs the tests hands its own variables on.
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "ARGS"))}
     dry_run = ["make", "--dry-run", *arguments]
     made = subprocess.run(dry_run, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
-    for line in made.stdout.splitlines():
-        if re.match(rf"\S*python -m (pytest|{'|'.join(OURS)})\b", line):
-            check(line)
+    ours = re.compile(rf"\S*python -m (pytest|{'|'.join(OURS)})\b")
+    return [line for line in made.stdout.splitlines() if ours.match(line)]
 
 
 class _Parsed(Exception):

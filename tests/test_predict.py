@@ -37,7 +37,7 @@ def test_a_network_comes_back_without_its_data(run):
 
 def test_predictions_of_a_photograph(run, capsys):
     folder, trained, _ = run
-    paths = [faces._folder() / f"s{person}" / "4.pgm" for person in (3, 17)]
+    paths = [faces.folder() / f"s{person}" / "4.pgm" for person in (3, 17)]
     assert predict.main([*map(str, paths), "--checkpoint", str(folder / "checkpoint.pt")]) == 0
     with torch.no_grad():
         probabilities = trained.eval()(faces.load_photos()[[2, 16], 3]).softmax(dim=1)

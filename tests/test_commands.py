@@ -1,0 +1,112 @@
+"""The commands in the blocks of the pages run: one after the other as they stand, in a folder that looks like a clone.
+
+Options that make them small are put at their ends, where they override those before.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from glob import glob
+from importlib import import_module
+from pathlib import Path
+
+import commands
+import numpy as np
+import pytest
+from PIL import Image
+from test_documentation import PATHS, Page
+
+from reference.datasets import faces
+
+ROOT = Path(__file__).parent.parent
+
+AS_IT_IS = ("--help", "--list-recipes", "--resume", "--redraw")
+FACES = "--seeds 0 --epochs 1 --training-photos 1 --processes 1"
+IMAGES = (
+    "--dataset folder --transform from_scratch --backbone resnet18 --backbone-weights= --channels-per-class 0 "
+    "--batch-size 8 --epochs 1 --learning-rate 0.001"
+)
+SMALL = {
+    "reference.demo": FACES,
+    "reference.ablation --recipe": f"{IMAGES} --seeds 0 --over-drop --over-channels-per-class",
+    "reference.ablation": FACES,
+    "reference.train": IMAGES,
+    "bench run": "--cases '512x7x7 (88x2 + 112x3) float32 contiguous' --no-sweeps --turns 1 --modes both",
+}
+"""What is put at the end of a command that begins like this; of several, the first counts."""
+
+ELSEWHERE = re.compile(
+    r"make test|(\S+ -m )?pytest "  # are the tests
+    r"|pip install|\.ci/run"  # installing from the clone is what `.ci/package.py` and whoever runs the tests do
+    r"|(PYENV_VERSION=\S+ )?make (compat|hooks)"  # fetch what a test must not
+    r"|make performance"  # writes the results and the pages of the clone
+)
+"""Commands that no test can run."""
+
+
+def small(command: str) -> list[str]:
+    """The words of a command, with options that make it small."""
+    words = shlex.split(command, comments=True)
+    if not set(AS_IT_IS) & set(words):
+        words += shlex.split(next((SMALL[beginning] for beginning in SMALL if f"-m {beginning}" in command), ""))
+    return [path for word in words for path in (sorted(glob(word)) if "*" in word else [word])]
+
+
+def commands_of(path: Path) -> list[str]:
+    """The commands of a page that can run here."""
+    shell = "\n".join(block.content for block in Page(path).blocks if block.info == "bash").replace("\\\n", " ")
+    return [command for command in filter(None, shell.splitlines()) if not ELSEWHERE.match(command)]
+
+
+def run(command: str) -> None:
+    """Run a command in the current folder."""
+    match small(command):
+        case ["make", *arguments]:
+            for line in commands.made_by(arguments):
+                run(line)
+        case ["torchrun", *arguments]:
+            torchrun = (sys.executable, "-m", "torch.distributed.run")
+            subprocess.run([*torchrun, *arguments], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
+        case [_, "-m", module, *arguments]:
+            main = import_module(module if "." in module else f"{module}.__main__").main
+            try:
+                status = main(arguments)
+            except SystemExit as ended:  # after --help
+                status = ended.code
+            assert status == 0, command
+        case _:
+            raise AssertionError(f"nobody runs this: {command}")
+
+
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The current folder, with all that the pages take to be there: a data set DIR and the picture of a bird, too."""
+    monkeypatch.chdir(tmp_path)
+    for split in ("train", "test"):
+        for number in range(8):
+            draw(Path("DIR", split, f"bird {number % 4}", f"{number}.jpg"), number)
+    draw(Path("bird.jpg"), 0)
+    Path("docs", "figures").mkdir(parents=True)
+    shutil.copy(ROOT / "docs" / "ablations.json", "docs")
+    packages = Path(".venv", "lib", "python3")
+    packages.mkdir(parents=True)
+    (packages / "site-packages").symlink_to(faces.folder().parents[2])
+
+
+def draw(path: Path, number: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(number).integers(0, 256, (120, 160, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in PATHS if commands_of(path)], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_the_commands_of_a_page_run_in_order(path: Path, clone: None) -> None:
+    for command in commands_of(path):
+        run(command)
