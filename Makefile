@@ -31,6 +31,7 @@ lint: $(BIN)/.installed  ## formatting, lint and types
 
 docs: $(BIN)/.installed  ## build the site of docs/ into build/site; a dead link or any other warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	$(BIN)/python .ci/links.py
 
 package: $(BIN)/.installed  ## build the wheel and the sdist, use them with and without triton
 	$(BIN)/python .ci/package.py

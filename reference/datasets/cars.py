@@ -36,10 +36,7 @@ def read(root: Path, split: str, transform: Transform | None) -> Images:
 
 CARS = Source(
     title="Stanford Cars",
-    origin=(
-        "https://ai.stanford.edu/~jkrause/cars/car_dataset.html, whose downloads are gone; "
-        "https://github.com/pytorch/vision/issues/7545 lists copies"
-    ),
+    origin="https://github.com/pytorch/vision/issues/7545, which lists copies, as the authors' own page is gone",
     layout="""
 stanford_cars/
     devkit/

@@ -1,0 +1,72 @@
+"""What `.ci/links.py` says of addresses: a server of this test's own answers, or none."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def links() -> SimpleNamespace:
+    """The script's functions, with names of its own to patch."""
+    functions = runpy.run_path(str(ROOT / ".ci" / "links.py"))
+    return SimpleNamespace(functions=functions, names=functions["main"].__globals__)
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    """Answers with the status that the path says."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(int(self.path.strip("/")))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("statuses", "gone"), [((200, 403, 429, 500), ()), ((200, 404), (404,)), ((410, 200, 404), (404, 410))]
+)
+def test_only_what_the_server_says_is_not_there_is_gone(links, server, capsys, statuses, gone):
+    links.names["ALWAYS_THERE"] = f"{server}/200"
+    links.names["addresses"] = lambda: {f"{server}/{status}" for status in statuses}
+    assert links.names["main"]() == int(bool(gone))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        *(f"gone: {server}/{status}" for status in gone),
+        f"{len(statuses)} addresses, {len(gone)} of them gone",
+    ]
+
+
+def test_without_a_network_it_says_that_nothing_was_looked_for(links, capsys):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        links.names["ALWAYS_THERE"] = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        assert links.names["main"]() == 0
+    assert "LINKS NOT FOLLOWED" in capsys.readouterr().out
+
+
+def test_it_finds_the_links_of_the_pages_and_of_messages(links):
+    found = links.names["addresses"]()
+    readme = re.findall(r"\]\((https://[^)]+)\)", (ROOT / "README.md").read_text())
+    assert readme
+    assert {address.rstrip("/") for address in readme} <= {address.rstrip("/") for address in found}
+    assert "https://github.com/pytorch/vision/issues/7545" in found  # in a message of `reference.datasets`
