@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from .backend import check_backend, uses_kernels
-from .constants import are_plain, once_per_device
 from .groups import ChannelGroups, integer, positive, require_groups
+from .transforms import are_plain, once_per_device
 
 Drop = str | int | float | Sequence[int]
 """How many channels of each class are zeroed: "half", a number, a fraction, or one number a class."""

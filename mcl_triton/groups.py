@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from itertools import accumulate, groupby
 from typing import NoReturn
 
-from .constants import constant_when_compiled
+from .transforms import constant_when_compiled
 
 
 @constant_when_compiled

@@ -12,9 +12,9 @@ from torch.nn.functional import cross_entropy
 
 from .attention import Drop, dropped_channels, hashable_drop, sample_channel_mask
 from .backend import check_backend
-from .constants import once_per_device, values_are_readable
 from .groups import ChannelGroups, require_groups
 from .pooling import check_arguments, pool_checked
+from .transforms import once_per_device, values_are_readable
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .constants import values_are_readable
 from .groups import ChannelGroups, require_groups
+from .transforms import values_are_readable
 
 
 def class_maps(

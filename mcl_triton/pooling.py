@@ -9,9 +9,9 @@ from torch import Tensor
 
 from . import eager
 from .backend import check_backend, uses_kernels
-from .constants import are_plain, is_differentiated_by_functorch, values_are_readable
 from .groups import ChannelGroups, require_groups
 from .kernels.tables import tables_of
+from .transforms import are_plain, is_differentiated_by_functorch, values_are_readable
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 

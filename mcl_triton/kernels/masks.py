@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .arithmetic import tile_of_program
+from .arithmetic import classes_of_program
 
 
 @triton.jit
@@ -17,11 +17,7 @@ def mask_kernel(
     TILE_CLASSES: tl.constexpr,
     TILE_PLACES: tl.constexpr,
 ):
-    sample, tile = tile_of_program(tl.cdiv(num_classes, TILE_CLASSES))
-    classes = tile * TILE_CLASSES + tl.arange(0, TILE_CLASSES)
-    is_class = classes < num_classes
-    first_channel = tl.load(offsets + classes, mask=is_class, other=0)
-    size = tl.load(offsets + classes + 1, mask=is_class, other=0) - first_channel  # ξ
+    sample, classes, is_class, first_channel, size = classes_of_program(offsets, num_classes, TILE_CLASSES)
     num_dropped = tl.load(dropped + classes, mask=is_class, other=0)
     first_key = keys + sample * num_channels + first_channel
     place = tl.arange(0, TILE_PLACES)[None, :]

@@ -7,7 +7,7 @@ pass by one after the other; what is kept is a running maximum for each position
 import triton
 import triton.language as tl
 
-from .arithmetic import beats, compute_dtype, nan_maximum, tile_of_program
+from .arithmetic import beats, classes_of_program, compute_dtype, nan_maximum
 
 
 @triton.jit
@@ -35,11 +35,7 @@ def forward_kernel(
     WANTS_DIVERSITY: tl.constexpr,
     SAVES_STATISTICS: tl.constexpr,
 ):
-    sample, tile = tile_of_program(tl.cdiv(num_classes, TILE_CLASSES))
-    classes = tile * TILE_CLASSES + tl.arange(0, TILE_CLASSES)
-    is_class = classes < num_classes
-    first_channel = tl.load(offsets + classes, mask=is_class, other=0)
-    size = tl.load(offsets + classes + 1, mask=is_class, other=0) - first_channel  # ξ
+    sample, classes, is_class, first_channel, size = classes_of_program(offsets, num_classes, TILE_CLASSES)
     positions = tl.arange(0, TILE_POSITIONS)
     in_map = (positions < NUM_POSITIONS)[None, :]
     features += sample * sample_stride * ALIGNMENT + positions[None, :]
@@ -114,11 +110,7 @@ def backward_kernel(
     HAS_GRAD_SCORES: tl.constexpr,
     HAS_GRAD_DIVERSITY: tl.constexpr,
 ):
-    sample, tile = tile_of_program(tl.cdiv(num_classes, TILE_CLASSES))
-    classes = tile * TILE_CLASSES + tl.arange(0, TILE_CLASSES)
-    is_class = classes < num_classes
-    first_channel = tl.load(offsets + classes, mask=is_class, other=0)
-    size = tl.load(offsets + classes + 1, mask=is_class, other=0) - first_channel  # ξ
+    sample, classes, is_class, first_channel, size = classes_of_program(offsets, num_classes, TILE_CLASSES)
     longest = tl.max(size, 0)
     positions = tl.arange(0, TILE_POSITIONS)
     in_map = (positions < NUM_POSITIONS)[None, :]
