@@ -8,12 +8,13 @@ from __future__ import annotations
 import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 ROOT = Path(__file__).resolve().parents[1]
-ADDRESS = r"https://[\w.-]+\.[a-z]+(/[\w./~#?=%&+-]*[\w/])?"
+ADDRESS = r"https://[^\s<>()\[\]{}\"'`|\\]*[^\s<>()\[\]{}\"'`|\\.,:;]"
 ALWAYS_THERE = "https://github.com"
 
 
@@ -45,7 +46,7 @@ def status_of(address: str) -> int | None:
             return answer.status
     except HTTPError as error:
         return error.code
-    except OSError:
+    except (OSError, HTTPException, ValueError):
         return None
 
 

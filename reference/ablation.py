@@ -10,10 +10,11 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from .ablation_plan import Plan, run_name
+from .ablation_plan import Drop, Plan, run_name
 from .ablation_results import Results, read, write
 from .ablation_table import table
 from .build import load_data
@@ -25,7 +26,7 @@ from .run import DivergedError
 from .settings import Settings, add_arguments, drop_from_text, from_arguments
 from .several import train_several
 
-DROPS = (0, 0.25, "half", 0.75)
+DROPS: tuple[Drop, ...] = (0, 0.25, "half", 0.75)
 CHANNELS = (2, 3, 4, 6)
 
 
@@ -51,15 +52,20 @@ def main(arguments: list[str] | None = None) -> int:
         "--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], metavar="SEED", help="each is a run of every variant"
     )
     parser.add_argument(
-        "--over-drop", type=drop_from_text, nargs="*", default=list(DROPS), metavar="DROP", help="values to compare"
+        "--over-drop",
+        type=drop_from_text,
+        nargs="*",
+        default=argparse.SUPPRESS,  # depends on ξ
+        metavar="DROP",
+        help=f"values to compare (default: of {_in_words(DROPS)} those that mask a channel where they are not 0)",
     )
     parser.add_argument(
         "--over-channels-per-class",
         type=int,
         nargs="*",
-        default=list(CHANNELS) if recipe.channels_per_class else [],
+        default=argparse.SUPPRESS,  # likewise
         metavar="ξ",
-        help="values to compare",
+        help=f"values to compare (default: {_in_words(CHANNELS)}, where ξ can be chosen)",
     )
     parser.add_argument("--folder", type=Path, default=Path("runs/ablation"), help="where everything goes")
     parser.add_argument("--figures", type=Path, metavar="FOLDER", help="where the picture goes, if elsewhere")
@@ -136,14 +142,22 @@ def _plan(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Plan:
     try:
         if options.processes is not None and options.processes < 1:
             raise ValueError(f"processes must be at least 1; got {options.processes}.")
-        return Plan(
-            from_arguments(options),
-            tuple(options.seeds),
-            tuple(options.over_channels_per_class),
-            tuple(options.over_drop),
-        )
+        base = from_arguments(options)
+        channels = getattr(options, "over_channels_per_class", CHANNELS if base.channels_per_class else ())
+        drops = getattr(options, "over_drop", drops_for(base.channels_per_class))
+        return Plan(base, tuple(options.seeds), tuple(channels), tuple(drops))
     except ValueError as error:
         parser.error(str(error))
+
+
+def drops_for(channels_per_class: int) -> list[Drop]:
+    """Of `DROPS` 0 and what masks any of ξ channels; of a backbone's own, with ξ = 0, a class can have but 2."""
+    fewest = channels_per_class or 2
+    return [drop for drop in DROPS if drop == 0 or (0.5 if drop == "half" else float(drop)) * fewest >= 1]
+
+
+def _in_words(values: Sequence[object]) -> str:
+    return ", ".join(map(str, values))
 
 
 if __name__ == "__main__":

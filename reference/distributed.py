@@ -27,7 +27,12 @@ def choose_device(name: str) -> torch.device:
             device = torch.device(device.type, int(os.environ.get("LOCAL_RANK", 0)))
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # what PyTorch raises differs by device
-        raise ValueError(f"device must be auto or one of this machine, such as cpu or cuda:0; got {name!r}.") from error
+        rank = os.environ.get("LOCAL_RANK")
+        of_process = f", for process {rank} of those that torchrun started here" if rank is not None else ""
+        raise ValueError(
+            f"device must be auto or one of this machine, such as cpu or cuda:0; got {name!r}{of_process}. The machine "
+            f"has {torch.accelerator.device_count()} accelerators."
+        ) from error
     return device
 
 

@@ -22,6 +22,8 @@ hypothesis.settings.load_profile("reproducible")
 
 
 @pytest.fixture(autouse=True)
-def fixed_seed():
-    """Tests that draw from the default generator draw the same numbers in any order of the tests."""
+def same_start():
+    """Every test draws the same numbers on as many threads, in any order of the tests."""
     torch.manual_seed(0)
+    yield
+    torch.set_num_threads(1)

@@ -30,6 +30,7 @@ from reference.ablation_results import Results, read, write
 from reference.ablation_table import table
 from reference.build import build_network, load_data
 from reference.checkpoint import load
+from reference.recipes import RECIPES
 from reference.run import DivergedError, Run, draw_mask
 from reference.settings import Settings
 from reference.train import train
@@ -452,6 +453,36 @@ def test_a_folder_of_images(tmp_path, capsys):
     second_line = capsys.readouterr().out.splitlines()[1]
     assert second_line.endswith("12 images to train on, 6 to test; the small network")
     assert len(runs_in(tmp_path / "runs")) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "drops", "channels"),
+    [
+        ("", (0, 0.25, "half", 0.75), (2, 3, 4, 6)),
+        ("--channels-per-class 3", (0, "half", 0.75), (2, 3, 4, 6)),
+        ("--channels-per-class 1", (0,), (2, 3, 4, 6)),
+        *((f"--recipe {name}-resnet18", (0, "half", 0.75), (2, 3, 4, 6)) for name in ("cub", "cars", "folder")),
+        *((f"--recipe {name}-resnet50", (0, "half", 0.75), ()) for name in ("cub", "flowers", "folder")),
+        ("--recipe cub-bcnn --channels-per-class 4", (0, 0.25, "half", 0.75), (2, 3, 4, 6)),
+        ("--recipe cub-resnet18 --over-drop 1 --over-channels-per-class", (1,), ()),
+    ],
+)
+def test_what_is_compared_where_nothing_is_said(arguments, drops, channels, monkeypatch):
+    plans = []
+
+    def run(plan, *_):
+        plans.append(plan)
+        raise DivergedError
+
+    monkeypatch.setattr(ablation, "run", run)
+    assert ablation.main(arguments.split()) == 1
+    assert [(plan.drops, plan.channels) for plan in plans] == [(drops, channels)]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_can_be_the_base(recipe, monkeypatch):
+    monkeypatch.setattr(ablation, "run", lambda plan, *_: (_ for _ in ()).throw(DivergedError))
+    assert ablation.main(["--recipe", recipe]) == 1
 
 
 def test_what_the_runs_are_given(tmp_path, monkeypatch):

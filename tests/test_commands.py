@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 from glob import glob
 from importlib import import_module
 from pathlib import Path
@@ -33,7 +34,7 @@ IMAGES = (
 )
 SMALL = {
     "reference.demo": FACES,
-    "reference.ablation --recipe": f"{IMAGES} --seeds 0 --over-drop --over-channels-per-class",
+    "reference.ablation --recipe": f"{IMAGES} --channels-per-class 3 --seeds 0 --over-channels-per-class",
     "reference.ablation": FACES,
     "reference.train": IMAGES,
     "bench run": "--cases '512x7x7 (88x2 + 112x3) float32 contiguous' --no-sweeps --turns 1 --modes both",
@@ -54,7 +55,7 @@ def small(command: str) -> list[str]:
     words = shlex.split(command, comments=True)
     if not set(AS_IT_IS) & set(words):
         words += shlex.split(next((SMALL[beginning] for beginning in SMALL if f"-m {beginning}" in command), ""))
-    return [path for word in words for path in (sorted(glob(word)) if "*" in word else [word])]
+    return [path for word in words for path in sorted(glob(word)) or [word]]
 
 
 def commands_of(path: Path) -> list[str]:
@@ -66,12 +67,20 @@ def commands_of(path: Path) -> list[str]:
 def run(command: str) -> None:
     """Run a command in the current folder."""
     match small(command):
+        case []:
+            pass
         case ["make", *arguments]:
-            for line in commands.made_by(arguments):
+            lines = commands.made_by(arguments)
+            assert lines, f"nothing of ours is made by this: {command}"
+            for line in lines:
                 run(line)
         case ["torchrun", *arguments]:
-            torchrun = (sys.executable, "-m", "torch.distributed.run")
-            subprocess.run([*torchrun, *arguments], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
+            torchrun = (sys.executable, "-m", "torch.distributed.run", *arguments, "--device", "cpu")
+            process = subprocess.Popen(torchrun, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+            guard = threading.Timer(300, process.terminate)  # it ends its processes when it is told to end
+            guard.start()
+            assert process.wait() == 0, command
+            guard.cancel()
         case [_, "-m", module, *arguments]:
             main = import_module(module if "." in module else f"{module}.__main__").main
             try:
