@@ -30,6 +30,7 @@ def uses_kernels(backend: str, device: torch.device) -> bool:
     if backend == "triton" and device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         raise ValueError(
             f'backend="triton" needs a CUDA or ROCm device; got {device}. backend="auto" takes plain PyTorch there. '
-            "For tests, TRITON_INTERPRET=1 in the environment runs the kernels in Triton's interpreter."
+            "For tests, TRITON_INTERPRET=1 in the environment runs the kernels in Triton's interpreter, which needs "
+            "NumPy."
         )
     return backend == "triton" or (backend == "auto" and device.type == "cuda" and _HAS_TRITON)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,6 +83,15 @@ def test_the_peak_is_that_of_this_process() -> None:
 def test_a_line_has_the_first_step_apart() -> None:
     cost = recipes.Cost("cub-bcnn", 200, 448, 67_123_456, (9.0, 2.0, 3.0), 3 * 2**29)
     assert recipes.line(cost) == "| cub-bcnn | 200 | 448² | 67.1 | 9.0 | 2.5 | 1.5 |"
+
+
+def test_the_command_prints_a_table_with_a_line_for_each_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench.main(["recipes", "folder-resnet18", "--batch-size", "2", "--steps", "2"]) == 0
+    on, _, *table = capsys.readouterr().out.splitlines()
+    assert on.endswith("2 images a step, 2 steps")
+    heading, rule, line = table
+    assert heading.count("|") == rule.count("|") == line.count("|")
+    assert re.fullmatch(r"\| folder-resnet18 \| 4 \| 224² \| 2\.8 \| \d+\.\d \| \d+\.\d \| \d\.\d \|", line)
 
 
 @pytest.mark.parametrize(
