@@ -30,8 +30,8 @@ def choose_device(name: str) -> torch.device:
         rank = os.environ.get("LOCAL_RANK")
         of_process = f", for process {rank} of those that torchrun started here" if rank is not None else ""
         raise ValueError(
-            f"device must be auto or one of this machine, such as cpu or cuda:0; got {name!r}{of_process}. The machine "
-            f"has {torch.accelerator.device_count()} accelerators."
+            f"device must be auto or one of this machine, such as cpu or cuda:0; got {name!r}{of_process}. "
+            f"Accelerators here: {torch.accelerator.device_count()}."
         ) from error
     return device
 

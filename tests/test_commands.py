@@ -79,8 +79,9 @@ def run(command: str) -> None:
             process = subprocess.Popen(torchrun, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
             guard = threading.Timer(300, process.terminate)  # it ends its processes when it is told to end
             guard.start()
-            assert process.wait() == 0, command
+            status = process.wait()
             guard.cancel()
+            assert status == 0, command
         case [_, "-m", module, *arguments]:
             main = import_module(module if "." in module else f"{module}.__main__").main
             try:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from test_documentation import PATHS, Page
@@ -17,11 +17,10 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
-def links(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """The script's functions, with names of its own to patch."""
+def links(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The names of the script as its functions see them, to call and to patch."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    functions = runpy.run_path(str(ROOT / ".ci" / "links.py"))
-    return SimpleNamespace(functions=functions, names=functions["main"].__globals__)
+    return runpy.run_path(str(ROOT / ".ci" / "links.py"))["main"].__globals__
 
 
 @pytest.fixture
@@ -47,9 +46,9 @@ def server() -> Iterator[str]:
     ("statuses", "gone"), [((200, 403, 429, 500), ()), ((200, 404), (404,)), ((410, 200, 404), (404, 410))]
 )
 def test_only_what_the_server_says_is_not_there_is_gone(links, server, capsys, statuses, gone):
-    links.names["ALWAYS_THERE"] = f"{server}/200"
-    links.names["addresses"] = lambda: {f"{server}/{status}" for status in statuses}
-    assert links.names["main"]() == int(bool(gone))
+    links["ALWAYS_THERE"] = f"{server}/200"
+    links["addresses"] = lambda: {f"{server}/{status}" for status in statuses}
+    assert links["main"]() == int(bool(gone))
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
         *(f"gone: {server}/{status}" for status in gone),
@@ -60,13 +59,13 @@ def test_only_what_the_server_says_is_not_there_is_gone(links, server, capsys, s
 def test_without_a_network_it_says_that_nothing_was_looked_for(links, capsys):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        links.names["ALWAYS_THERE"] = f"http://127.0.0.1:{closed.getsockname()[1]}"
-        assert links.names["main"]() == 0
+        links["ALWAYS_THERE"] = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        assert links["main"]() == 0
     assert "LINKS NOT FOLLOWED" in capsys.readouterr().out
 
 
 def test_it_finds_the_links_of_the_pages_and_of_messages(links):
-    found = links.names["addresses"]()
+    found = links["addresses"]()
     linked = {link for path in PATHS for link in Page(path).links if link.startswith("https:")}
     assert len(linked) > 10
     assert linked <= found

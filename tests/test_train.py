@@ -555,6 +555,14 @@ def test_no_such_device(tmp_path, capsys):
     assert "device must be auto or one of this machine, such as cpu or cuda:0; got 'gpu'" in capsys.readouterr().err
 
 
+def test_fewer_devices_than_processes(tmp_path, capsys, monkeypatch):
+    devices = torch.accelerator.device_count()
+    monkeypatch.setenv("LOCAL_RANK", str(devices))
+    assert train.main(["--device", "cuda", "--folder", str(tmp_path)]) == 1
+    message = f"got 'cuda', for process {devices} of those that torchrun started here. Accelerators here: {devices}."
+    assert message in capsys.readouterr().err
+
+
 def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     train_set, test_set = small_data()
     interrupted = Interrupted(train_set, 45, press_ctrl_c)
