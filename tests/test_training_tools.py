@@ -1,6 +1,9 @@
 """The loss among the tools that training is done with: mixed precision, loss scaling, checkpointing, CUDA graphs."""
 
+from unittest.mock import patch
+
 import pytest
+import recorded_graphs
 import torch
 from checks import make_features, make_mask
 from torch import nn
@@ -17,6 +20,7 @@ with_either = pytest.mark.parametrize(
     ("backend", "device"), [("eager", "cpu"), ("triton", KERNEL_DEVICE)], ids=["eager", "triton"]
 )
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="of what stands in for a GPU")
 
 
 def make_layer(device):
@@ -152,7 +156,7 @@ def test_two_backwards_through_one_graph(backend, device):
         torch.autograd.grad(scores.sum(), features)
 
 
-# On a GPU
+# CUDA graphs, and waiting for the GPU
 
 
 @needs_gpu
@@ -168,17 +172,16 @@ def test_nothing_waits_for_the_gpu():
         torch.cuda.set_sync_debug_mode("default")
 
 
-@needs_gpu
-def test_cuda_graph():
-    """A captured step reads what its tensors hold at each replay, and draws a new mask each time."""
-    module = MCLoss(GROUPS)
-    features = make_features("signed", (3, 6, 4, 3), torch.float32).cuda().requires_grad_()
-    targets, mask = TARGETS.cuda(), torch.ones(6, device="cuda")
+@pytest.fixture
+def graphs():
+    """CUDA graphs, or what stands in for them."""
+    recorded_graphs.stand_in_without_a_gpu()
+    yield
+    patch.stopall()
 
-    def step():
-        losses = module(features, targets, mask).loss, module(features, targets).loss
-        return losses, torch.autograd.grad(sum(losses), features)[0]
 
+def captured(step):
+    """The graph of a step, and what the step returns, as PyTorch's notes tell to capture it."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -187,7 +190,22 @@ def test_cuda_graph():
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        losses, gradient = step()
+        result = step()
+    return graph, result
+
+
+@pytest.mark.parametrize("backend", ["eager", "triton"])
+def test_cuda_graph(backend, graphs):
+    """A captured step reads what its tensors hold at each replay, and draws a new mask each time."""
+    module = MCLoss(GROUPS, backend=backend)
+    features = make_features("signed", (3, 6, 4, 3), torch.float32).to(KERNEL_DEVICE).requires_grad_()
+    targets, mask = TARGETS.to(KERNEL_DEVICE), torch.ones(6, device=KERNEL_DEVICE)
+
+    def step():
+        losses = module(features, targets, mask).loss, module(features, targets).loss
+        return losses, torch.autograd.grad(sum(losses), features)[0]
+
+    graph, (losses, gradient) = captured(step)
     for seed in range(6):
         new = make_features("signed", (3, 6, 4, 3), torch.float32, seed=seed)
         features.detach().copy_(new)
@@ -199,3 +217,45 @@ def test_cuda_graph():
         graph.replay()
         random.add(losses[1].item())
     assert len(random) > 1
+
+
+@without_gpu
+@pytest.mark.parametrize("backend", ["eager", "triton"])
+def test_replays_of_a_captured_step_train_as_steps_do(backend, graphs):
+    batches = torch.randn(4, 3, 2, 8, 8)
+
+    def trained(captures):
+        torch.manual_seed(0)
+        images = torch.zeros_like(batches[0])
+        convolution = nn.Sequential(nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6), nn.ReLU())
+        loss = MCLoss(GROUPS, backend=backend)
+        optimizer = torch.optim.SGD(convolution.parameters(), lr=0.1, momentum=0.9)
+
+        def step():
+            optimizer.zero_grad(set_to_none=True)
+            loss(convolution(images), TARGETS).loss.backward()
+            optimizer.step()
+
+        if captures:
+            graph, _ = captured(step)
+            step = graph.replay
+        else:
+            for _ in range(3):
+                step()
+        for batch in batches:
+            images.copy_(batch)
+            step()
+        return convolution.state_dict()
+
+    torch.testing.assert_close(trained(captures=True), trained(captures=False), rtol=0, atol=0)
+
+
+@without_gpu
+@pytest.mark.parametrize("baked_in", [lambda x: x * x.max().item(), lambda x: x if x.sum() > 0 else -x])
+def test_a_number_read_in_python_stays_what_it_was(baked_in, graphs):
+    """Otherwise the tests above would prove nothing."""
+    features = torch.ones(3)
+    graph, result = captured(lambda: baked_in(features))
+    features.fill_(-2)
+    graph.replay()
+    assert not torch.equal(result, baked_in(features))
