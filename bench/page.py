@@ -17,8 +17,7 @@ from .cases import name_of, real_cases
 from .panels import VARIANTS
 from .results import Result, ours_in
 
-ROOT = Path(__file__).parent.parent
-PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md")
+PAGES = (Path("README.md"), Path("docs/performance.md"))
 
 HEADLINE = (
     "CUB, from scratch, 3 channels a class, 224 pixels",

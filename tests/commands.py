@@ -39,6 +39,8 @@ def check(command: str) -> None:
             _check_pytest(arguments)
         case [_, "-m", module, *arguments]:
             _check_module(module, arguments)
+        case [".venv/bin/pre-commit", "install"]:
+            pass
         case [program, *_] if (ROOT / program).is_file():
             pass
         case _:
@@ -58,7 +60,7 @@ def made_by(arguments: list[str]) -> list[str]:
     dry_run = ["make", "--dry-run", *arguments]
     made = subprocess.run(dry_run, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
-    ours = re.compile(rf"\S*python -m (pytest|{'|'.join(OURS)})\b")
+    ours = re.compile(rf"\S*(python -m (pytest|{'|'.join(OURS)})|pre-commit)\b")
     return [line for line in made.stdout.splitlines() if ours.match(line)]
 
 

@@ -38,14 +38,19 @@ SMALL = {
     "reference.ablation": FACES,
     "reference.train": IMAGES,
     "bench run": "--cases '512x7x7 (88x2 + 112x3) float32 contiguous' --no-sweeps --turns 1 --modes both",
+    "bench plot": "--results bench/results",
+    "bench page": "--results bench/results",
 }
 """What is put at the end of a command that begins like this; of several, the first counts."""
 
+OUTSIDE = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "GIT_", "COV_"))}
+OUTSIDE["GIT_CONFIG_GLOBAL"] = os.devnull
+"""The environment of a user who runs no tests, and has no settings of git."""
+
 ELSEWHERE = re.compile(
-    r"make test|(\S+ -m )?pytest "  # are the tests
-    r"|pip install|\.ci/run"  # installing from the clone is what `.ci/package.py` and whoever runs the tests do
-    r"|(PYENV_VERSION=\S+ )?make (compat|hooks)"  # fetch what a test must not
-    r"|make performance"  # writes the results and the pages of the clone
+    r"(make test|\.ci/run)( +#|$)"  # run every test, this one too
+    r"|pip install"  # is what `.ci/package.py` does with the wheel
+    r"|(PYENV_VERSION=\S+ )?make compat"  # fetches several gigabytes
 )
 """Commands that no test can run."""
 
@@ -82,6 +87,13 @@ def run(command: str) -> None:
             status = process.wait()
             guard.cancel()
             assert status == 0, command
+        case [_, "-m", "pytest", *arguments]:
+            process = subprocess.run((sys.executable, "-m", "pytest", *arguments), cwd=ROOT, env=OUTSIDE, check=False)
+            assert process.returncode == 0, command
+        case [".venv/bin/pre-commit", "install"]:
+            subprocess.run(("git", "init", "--quiet"), env=OUTSIDE, check=True)
+            subprocess.run((sys.executable, "-m", "pre_commit", "install"), env=OUTSIDE, check=True)
+            assert "pre-commit" in Path(".git", "hooks", "pre-commit").read_text()
         case [_, "-m", module, *arguments]:
             main = import_module(module if "." in module else f"{module}.__main__").main
             try:
@@ -102,7 +114,9 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             draw(Path("DIR", split, f"bird {number % 4}", f"{number}.jpg"), number)
     draw(Path("bird.jpg"), 0)
     Path("docs", "figures").mkdir(parents=True)
-    shutil.copy(ROOT / "docs" / "ablations.json", "docs")
+    for path in ("docs/ablations.json", "docs/performance.md", "README.md", ".pre-commit-config.yaml"):
+        shutil.copy(ROOT / path, path)
+    shutil.copytree(ROOT / "bench" / "results", "bench/results")
     packages = Path(".venv", "lib", "python3")
     packages.mkdir(parents=True)
     (packages / "site-packages").symlink_to(faces.folder().parents[2])

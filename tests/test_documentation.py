@@ -29,7 +29,7 @@ MARKDOWN = MarkdownIt("commonmark").enable("table")
 SYBIL = Sybil(parsers=[PythonCodeBlockParser(), SkipParser()])
 
 COMMAND = re.compile(r"(make|pip|torchrun|(\S*/)?python3? -m) ")
-LANGUAGES = {"python", "bash", "text", "toml", "yaml"}
+LANGUAGES = {"python", "bash", "text"}
 
 every_page = pytest.mark.parametrize("path", PATHS, ids=lambda path: str(path.relative_to(ROOT)))
 

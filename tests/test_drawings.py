@@ -2,6 +2,7 @@
 
 import re
 from itertools import accumulate
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -13,8 +14,9 @@ from matplotlib.text import Text
 
 import bench.__main__ as bench
 from bench import drawings
-from bench.page import ROOT
 from mcl_triton import ChannelGroups, channel_pool
+
+ROOT = Path(__file__).parent.parent
 
 SIZES = [2] * 88 + [3] * 112
 OFFSETS = [0, *accumulate(SIZES)]

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from argparse import Namespace
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from bench import page, results
 from bench.results import Result
 
+ROOT = Path(__file__).parent.parent
 RESULTS = results.read_folder(results.FOLDER)
 
 
 @pytest.mark.parametrize("path", page.PAGES, ids=lambda path: path.name)
 def test_the_tables_in_the_repository_are_those_of_its_results(path) -> None:
-    text = path.read_text(encoding="utf-8")
+    text = (ROOT / path).read_text(encoding="utf-8")
     assert "<!-- table: " in text
     assert page.fill(text, RESULTS) == text, "python -m bench page"
 
@@ -223,9 +225,12 @@ def test_a_page_keeps_everything_but_its_tables() -> None:
 
 
 def test_a_folder_without_results_leaves_the_pages_alone(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(page, "PAGES", ())
+    monkeypatch.chdir(tmp_path)
+    (path,) = [path for path in page.PAGES if path.name == "README.md"]
+    path.write_text("<!-- table: speed -->\nold\n<!-- end -->\n")
     with pytest.raises(SystemExit, match="must be a folder with results"):
         page.main(Namespace(results=tmp_path))
+    assert "old" in path.read_text()
 
 
 def test_a_table_that_there_is_not_is_an_error() -> None:
