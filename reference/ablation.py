@@ -18,13 +18,12 @@ from .ablation_plan import Drop, Plan, run_name
 from .ablation_results import Results, read, write
 from .ablation_table import table
 from .build import load_data
-from .demo import of_run
 from .distributed import choose_device
 from .environment import usable_cores
 from .recipes import load_recipe, recipe_option
 from .run import DivergedError
 from .settings import Settings, add_arguments, drop_from_text, from_arguments
-from .several import train_several
+from .several import of_run, train_several
 
 DROPS: tuple[Drop, ...] = (0, 0.25, "half", 0.75)
 CHANNELS = (2, 3, 4, 6)
@@ -90,13 +89,13 @@ def main(arguments: list[str] | None = None) -> int:
             plan = _plan(options, parser)
             results = run(plan, options.folder, options.processes, options.device, options.workers)
             write(options.folder / "results.json", results)
+        print(table(results))
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on.", file=sys.stderr)
         return 130
     except (ValueError, FileNotFoundError, ChildProcessError, DivergedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(table(results))
     picture = (options.figures or options.folder) / "ablation.png"
     from .ablation_figure import draw_ablation  # here, so that the processes that train do not load matplotlib
 

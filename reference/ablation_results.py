@@ -35,8 +35,11 @@ class Results:
     rows: Mapping[Settings, Row]
 
     def values(self, settings: Settings, measure: str) -> list[float]:
-        """A column of the metrics after the last epoch, for each seed."""
-        return [self.rows[replace(settings, seed=seed)][measure] for seed in self.plan.seeds]
+        """A column of the metrics after the last epoch, for each seed; ValueError where there is none."""
+        rows = [self.rows[replace(settings, seed=seed)] for seed in self.plan.seeds]
+        if any(measure not in row for row in rows):
+            raise ValueError(f"the results must have {measure} of every run; they may be of an older version.")
+        return [row[measure] for row in rows]
 
     def differences(self, variant: Variant, measure: str) -> list[float]:
         """What a variant has more than cross-entropy alone, for each seed."""

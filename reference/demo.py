@@ -14,19 +14,18 @@ from pathlib import Path
 import torch
 
 from .checkpoint import load_network
+from .compared import CROSS_ENTROPY, MC_LOSS
 from .datasets.faces import NUM_PEOPLE, PHOTOS_PER_PERSON, split
 from .environment import environment, usable_cores
 from .logs import without_nan
 from .run import DivergedError, Row
 from .settings import Settings, add_arguments, from_arguments
-from .several import train_several
+from .several import of_run, train_several
 from .spread import mean_and_deviation
 from .train import CHECKPOINT
 
 Runs = dict[str, dict[int, list[Row]]]
 """The rows of every run, by loss and seed."""
-
-CROSS_ENTROPY, MC_LOSS = "cross-entropy", "cross-entropy + MC-Loss"
 
 MEASURES = {
     # column of the metrics: heading, scale, format
@@ -137,11 +136,6 @@ def table(runs: Runs) -> str:
             f"Accuracy with MC-Loss is higher on {higher} of {len(accuracy)} seeds, lower on {lower}.",
         ]
     )
-
-
-def of_run(rows: list[Row]) -> Row:
-    """A run in one row: its last epoch, and the seconds of all of them."""
-    return {**rows[-1], "seconds": sum(row["seconds"] for row in rows)}
 
 
 def paired_differences(runs: Runs) -> list[Row]:

@@ -14,12 +14,10 @@ from torch import Tensor
 
 from mcl_triton import ChannelGroups, channel_pool
 
+from .compared import STYLES
 from .network import MCNetwork
 from .panels import DPI, SEAM, grey, overlay, panel, save, write
 from .views import scaled_maps
-
-# Blue and vermilion of Okabe and Ito: told apart with every kind of colour vision; the lines differ too.
-STYLES = ({"color": "#0072B2", "linestyle": "--"}, {"color": "#D55E00", "linestyle": "-"})
 
 Rows = Sequence[Mapping[str, float]]
 
@@ -40,7 +38,8 @@ def draw_curves(runs: Mapping[str, Sequence[Rows]], groups: ChannelGroups, path:
         ("test_diversity", 1.0, "L_div on the test set", f"from 1 to ξ = {most_diverse:g}, higher is more diverse"),
     )
     for axis, (column, scale, title, subtitle) in zip(axes, panels, strict=True):
-        for (name, seeds), style in zip(runs.items(), STYLES, strict=True):
+        for name, seeds in runs.items():
+            style = STYLES[name]
             epochs = [row["epoch"] for row in seeds[0]]
             values = scale * np.array([[row[column] for row in rows] for rows in seeds])  # [seeds, epochs]
             mean, deviation = values.mean(axis=0), values.std(axis=0, ddof=min(1, len(seeds) - 1))

@@ -13,14 +13,12 @@ from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 
-from .demo import CROSS_ENTROPY, MC_LOSS
-from .demo_figures import STYLES
+from .compared import CROSS_ENTROPY, MC_LOSS, STYLES
 from .panels import save
 
 COLUMN = "test_overlap"
 
-# A loss looks as in the demo's curves; its further runs have the other colours of Okabe and Ito.
-_STYLES = dict(zip((CROSS_ENTROPY, MC_LOSS), STYLES, strict=True))
+# Of Okabe and Ito, too: for further runs by the same loss.
 _OTHER_COLOURS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
@@ -28,7 +26,7 @@ class Overlap(NamedTuple):
     """The overlap of the channels over the training of one run.
 
     Attributes:
-        loss: what it was trained by, one of the two that the demo compares.
+        loss: what it was trained by, one of the two that are compared.
         epochs: the overlap after each epoch, from 0 to 1; NaN where there was none.
     """
 
@@ -90,7 +88,7 @@ def draw_overlap(runs: Mapping[Path, Overlap], path: Path) -> None:
     figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
     for folder, (loss, overlaps) in runs.items():
         label = f"{loss} ({folder})" if losses.count(loss) > 1 else loss
-        style = {**_STYLES[loss], "color": next(colours)} if loss in drawn else _STYLES[loss]
+        style = {**STYLES[loss], "color": next(colours)} if loss in drawn else STYLES[loss]
         drawn.add(loss)
         marker = "o" if len(overlaps) == 1 else None  # a single point is no line
         axis.plot(range(1, len(overlaps) + 1), overlaps, label=label, linewidth=1.8, marker=marker, **style)

@@ -57,6 +57,11 @@ def train_several(
     return {key: finished[key] if key in finished else trained[key] for key in jobs}
 
 
+def of_run(rows: list[Row]) -> Row:
+    """A run in one row: its last epoch, and the seconds of all of them."""
+    return {**rows[-1], "seconds": sum(row["seconds"] for row in rows)}
+
+
 def _finished(settings: Settings, folder: Path) -> list[Row] | None:
     """The rows of a run that has nothing left to train."""
     path = folder / CHECKPOINT

@@ -272,6 +272,15 @@ def test_a_file_that_is_none(tmp_path, capsys):
         read(tmp_path / "results.json")
 
 
+def test_results_of_a_version_that_measured_less(tmp_path, capsys):
+    results = made_up()
+    for row in results.rows.values():
+        del row["test_overlap"]
+    write(tmp_path / "results.json", results)
+    assert ablation.main(["--redraw", str(tmp_path / "results.json"), "--figures", str(tmp_path)]) == 1
+    assert "must have test_overlap of every run" in capsys.readouterr().err
+
+
 def test_the_page_has_the_table_of_its_results():
     page = (ROOT / "docs" / "ablations.md").read_text()
     assert f"```text\n{table(read(ROOT / 'docs' / 'ablations.json'))}\n```" in page
