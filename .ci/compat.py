@@ -109,7 +109,7 @@ def environment(name: str, python: str, constraints: list[str]) -> Path:
     subprocess.run([python, "-m", "venv", place], check=True)
     file = place / "constraints.txt"
     file.write_text("\n".join(constraints))
-    tools = ("pytest", "pytest-randomly", "hypothesis", "sybil", "markdown-it-py", "pre-commit")
+    tools = ("pytest", "pytest-randomly", "pytest-xdist", "hypothesis", "sybil", "markdown-it-py", "pre-commit")
     pip = (place / "bin" / "python", "-m", "pip", "install", "--quiet", "--upgrade", "--constraint", file)
     subprocess.run([*pip, "--editable", ".[bench]", *tools], check=True, cwd=ROOT)
     return place / "bin" / "python"
