@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -163,7 +162,7 @@ def _load(layers: nn.Module, model: nn.Module, path: Path) -> None:
     """Load into ``layers``, some of those of ``model``, the state_dict of such a model."""
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except Exception as error:  # for a broken file PyTorch raises nearly every kind
         raise ValueError(f"{path} holds no state_dict; write one by torch.save(model.state_dict(), path).") from error
     if not isinstance(loaded, Mapping):
         raise ValueError(f"{path} must hold a state_dict, names to tensors; got {type(loaded).__name__}.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,10 +27,11 @@ def save(path: Path, state: dict[str, Any]) -> None:
 def load(path: Path) -> dict[str, Any]:
     """Read what `save` wrote, tensors on the CPU; runs no code from the file."""
     if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint {path}.")
+        inside = " or ".join(str(file) for file in sorted(path.glob("*.pt")))
+        raise FileNotFoundError(f"there is no checkpoint {path}" + (f", a folder; give {inside}." if inside else "."))
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except Exception as error:  # for a broken file PyTorch raises nearly every kind
         raise ValueError(f"{path} cannot be read as a checkpoint: it is broken or another kind of file.") from error
     return state
 

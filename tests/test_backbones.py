@@ -177,9 +177,12 @@ def test_files_that_are_no_state_dict(tmp_path):
     torch.save(get_model("resnet18"), path)  # pickled code
     with pytest.raises(ValueError, match=r"holds no state_dict; write one by torch\.save"):
         torchvision_backbone("resnet18", path)
-    path.write_bytes(b"")
-    with pytest.raises(ValueError, match="holds no state_dict"):
-        torchvision_backbone("resnet18", path)
+    torch.save(get_model("resnet18").state_dict(), path)
+    whole = path.read_bytes()
+    for content in (b"", whole[:5000], whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="holds no state_dict"):
+            torchvision_backbone("resnet18", path)
     torch.save([torch.zeros(1)], path)
     with pytest.raises(ValueError, match="must hold a state_dict, names to tensors; got list"):
         torchvision_backbone("resnet18", path)

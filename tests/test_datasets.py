@@ -17,6 +17,7 @@ from torchvision.transforms import v2
 from bench import formats
 from bench.formats import write_annotations, write_setid
 from reference.datasets import DATASETS, SPLITS, Sizes, load
+from reference.datasets.images import read_picture
 
 AUTHORS = ["cub", "cub-boxes", "aircraft", "flowers", "cars"]
 
@@ -226,6 +227,28 @@ def test_grey_pictures_of_birds_get_three_equal_channels(root):
     red, green, blue = np.asarray(dataset[1][0]).transpose(2, 0, 1)
     assert np.array_equal(red, green)
     assert np.array_equal(red, blue)
+
+
+def grey_of_16_bits(path: Path, byteorder: str = "<") -> None:
+    """A picture of the levels 0, 255, 256, 33000 and 65535."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.array([[0, 255, 256, 33000, 65535]], f"{byteorder}u2")).save(path)
+
+
+@pytest.mark.parametrize(("name", "byteorder"), [("1.png", "<"), ("1.tiff", "<"), ("1.tiff", ">")])
+def test_grey_pictures_of_16_bits_keep_their_upper_8(tmp_path, name, byteorder):
+    for split in SPLITS:
+        grey_of_16_bits(tmp_path / split / "Wren" / name, byteorder)
+    image = np.asarray(load("folder", tmp_path, "train")[0][0])
+    assert image.tolist() == [[[level] * 3 for level in (0, 0, 1, 128, 255)]]
+    assert np.array_equal(read_picture(tmp_path / "train" / "Wren" / name), image)
+
+
+@pytest.mark.parametrize("values", [np.array([[0.5, 1]], np.float32), np.array([[0, 70000]], np.int32)])
+def test_pictures_without_8_or_16_bits(tmp_path, values):
+    Image.fromarray(values).save(tmp_path / "1.tiff")
+    with pytest.raises(ValueError, match=r"1\.tiff cannot be read .* 8 or 16 bits a channel; got mode [FI]"):
+        read_picture(tmp_path / "1.tiff")
 
 
 def test_the_banner_of_aircraft_is_cut_off(root):

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from io import BytesIO
 
 import pytest
 import torch
@@ -13,6 +14,10 @@ from reference.datasets import faces
 from reference.settings import Settings
 
 SETTINGS = Settings(training_photos=8, epochs=2, batch_size=20, channels_per_class=2, mixed_precision="bf16")
+
+_file = BytesIO()
+torch.save({"weight": torch.ones(5000)}, _file)
+SERIALIZED = _file.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -73,11 +78,12 @@ def test_other_classes_than_those_trained_on(run, tmp_path, monkeypatch, capsys)
     [
         (None, "there is no checkpoint"),
         (b"no checkpoint", "cannot be read as a checkpoint"),
+        (SERIALIZED[: len(SERIALIZED) // 2], "cannot be read as a checkpoint"),
         ({"weight": torch.ones(2)}, "must be a checkpoint of reference.train"),
         (torch.ones(2), "must be a checkpoint of reference.train"),
         ({"settings": {"gone": 1}, "classes": ["s1"], "network": {}}, "settings that this version has: .*'gone'"),
     ],
-    ids=["missing", "broken", "state_dict", "tensor", "of another version"],
+    ids=["missing", "broken", "cut short", "state_dict", "tensor", "of another version"],
 )
 def test_what_is_no_checkpoint(content, message, tmp_path, capsys):
     path = tmp_path / "some.pt"
@@ -89,6 +95,13 @@ def test_what_is_no_checkpoint(content, message, tmp_path, capsys):
     assert re.search(message, capsys.readouterr().err)
     assert predict.main(["some.jpg", "--checkpoint", str(path)]) == 1
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_the_folder_of_a_run_is_no_checkpoint(run, capsys):
+    folder, _, _ = run
+    assert validate.main([str(folder)]) == 1
+    message = f"no checkpoint {folder}, a folder; give {folder / 'best.pt'} or {folder / 'checkpoint.pt'}.\n"
+    assert message in capsys.readouterr().err
 
 
 def test_what_is_no_image(run, tmp_path, capsys):

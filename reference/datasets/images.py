@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
@@ -29,13 +30,23 @@ class Labelled(Dataset[tuple[Any, int]]):
         return len(self.targets)
 
 
+def in_rgb(picture: Image.Image) -> Image.Image:
+    """A picture in RGB of 8 bits; grey ones get three equal channels, and keep the upper 8 bits of 16."""
+    if picture.mode.startswith(("I", "F")):  # Pillow would make all that is above 255 white
+        numbers = np.asarray(picture)
+        if numbers.dtype.kind == "f" or numbers.min() < 0 or numbers.max() > 0xFFFF:
+            raise ValueError(f"it must have 8 or 16 bits a channel; got mode {picture.mode}")
+        picture = Image.fromarray((numbers >> 8).astype(np.uint8))
+    return picture.convert("RGB")
+
+
 def read_picture(path: Path) -> Image.Image:
-    """An image file in RGB; grey ones get three equal channels."""
+    """An image file as `in_rgb` has it."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no image {path}.")
     try:
         with Image.open(path) as file:
-            return file.convert("RGB")
+            return in_rgb(file)
     except Exception as error:  # for a broken file Pillow raises nearly every kind
         raise ValueError(f"{path} cannot be read as an image: {error}.") from error
 
@@ -76,7 +87,7 @@ class Images(Labelled):
         path = self.paths[index]
         try:
             with Image.open(path) as file:
-                return self.cropped(file.convert("RGB"), index)
+                return self.cropped(in_rgb(file), index)
         except Exception as error:  # for a broken file Pillow raises nearly every kind
             raise ValueError(
                 f"{path} cannot be read as an image: {error}. It has been broken or removed; extract it again from the "
