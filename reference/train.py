@@ -74,6 +74,8 @@ def main(arguments: list[str] | None = None) -> int:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in ignored)
         parser.error(f"--resume goes on with the run as it was set; it cannot take {names} as well.")
     folder = options.resume or options.folder
+    if folder.is_file():
+        parser.error(f"{'--resume' if options.resume else '--folder'} must be a folder; got the file {folder}.")
     if not options.resume and (folder / CHECKPOINT).exists():
         parser.error(f"{folder} holds a run: go on with it by --resume {folder}, or choose another --folder.")
     try:

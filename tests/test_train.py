@@ -608,6 +608,14 @@ def test_options_cannot_be_shortened(capsys):
     assert "unrecognized arguments: --recip" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--resume", "--folder"])
+def test_a_file_for_a_folder(option, tmp_path, capsys):
+    (tmp_path / "checkpoint.pt").touch()
+    with pytest.raises(SystemExit):
+        train.main([option, str(tmp_path / "checkpoint.pt")])
+    assert f"{option} must be a folder; got the file {tmp_path / 'checkpoint.pt'}." in capsys.readouterr().err
+
+
 def test_nothing_to_resume(tmp_path, capsys):
     assert train.main(["--resume", str(tmp_path)]) == 1
     assert f"no checkpoint {tmp_path}" in capsys.readouterr().err
