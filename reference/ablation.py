@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     try:
         recipe = load_recipe(chosen.recipe) if chosen.recipe else Settings()
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     add_arguments(parser, recipe, only=tuple(setting.name for setting in fields(Settings) if setting.name != "seed"))
     parser.add_argument(
@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on.", file=sys.stderr)
         return 130
-    except (ValueError, FileNotFoundError, ChildProcessError, DivergedError) as error:
+    except (ValueError, OSError, DivergedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     picture = (options.figures or options.folder) / "ablation.png"

@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped.", file=sys.stderr)
         return 130
-    except (ValueError, FileNotFoundError, ChildProcessError, DivergedError) as error:
+    except (ValueError, OSError, DivergedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(describe(settings, options.seeds))

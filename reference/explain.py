@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         viewers = [load_viewer(path) for path in (options.checkpoint, options.compare) if path is not None]
         explain(options.images, viewers, options.output, options.true_class)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(path)
             for probability, index in zip(probabilities.tolist(), indices.tolist(), strict=True):
                 print(f"{probability:8.1%}  {classes[index]}")
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

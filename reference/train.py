@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     try:
         recipe = load_recipe(chosen.recipe) if chosen.recipe else Settings()
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     add_arguments(parser, recipe)
     parser.add_argument("--folder", type=Path, default=Path("runs/train"), help="where checkpoints and metrics go")
@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
         go_on = f"; go on by: python -m reference.train --resume {folder}" if (folder / CHECKPOINT).exists() else ""
         print(f"\nstopped{go_on}", file=sys.stderr)
         return 130
-    except (ValueError, FileNotFoundError, DivergedError) as error:
+    except (ValueError, OSError, DivergedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -274,6 +274,12 @@ def test_an_image_that_cannot_be_read(checkpoints, tmp_path, capsys):
     assert not (tmp_path / "none").exists()
 
 
+def test_a_folder_that_cannot_be_made(checkpoints, image, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert explain.main([str(image), "--checkpoint", str(checkpoints[0]), "--output", str(tmp_path / "file")]) == 1
+    assert f"File exists: '{tmp_path / 'file'}'" in capsys.readouterr().err
+
+
 def test_two_images_of_one_name(image, tmp_path):
     other = tmp_path / "other" / "kite.jpg"
     with pytest.raises(ValueError, match=f"{image} and {other} would both be drawn to .*kite-channels.png"):

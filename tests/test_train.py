@@ -616,6 +616,12 @@ def test_a_file_for_a_folder(option, tmp_path, capsys):
     assert f"{option} must be a folder; got the file {tmp_path / 'checkpoint.pt'}." in capsys.readouterr().err
 
 
+def test_a_folder_that_cannot_be_made(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert train.main(["--training-photos", "1", "--folder", str(tmp_path / "file" / "run")]) == 1
+    assert re.search(r"error: .*Not a directory: '.*file.run'", capsys.readouterr().err)
+
+
 def test_nothing_to_resume(tmp_path, capsys):
     assert train.main(["--resume", str(tmp_path)]) == 1
     assert f"no checkpoint {tmp_path}" in capsys.readouterr().err
