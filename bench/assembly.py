@@ -70,7 +70,8 @@ def _position(location: str, locations: dict[str, str]) -> tuple[str, int]:
 
 
 def _tile_bytes(line: str) -> int:
-    element = re.findall(r"!tt\.ptr<[a-z]+(\d+)", line)[-1]
+    # AMD's accesses have the pointer's type since Triton 3.9; before, that of the values alone.
+    element = (re.findall(r"!tt\.ptr<[a-z]+(\d+)", line) or re.findall(r"tensor<(?:\d+x)*[a-z]+(\d+)", line))[-1]
     shapes = re.findall(r"tensor<((?:\d+x)*)", line)
     return prod(int(size) for size in shapes[-1].split("x")[:-1]) * int(element) // 8 if shapes else int(element) // 8
 

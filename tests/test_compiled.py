@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
+from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import accumulate, pairwise
 from math import gcd
 
 import pytest
 import torch
+from packaging.version import Version
 
 from bench.assembly import Access
 from bench.compiled import (
@@ -42,6 +44,10 @@ NVIDIA_REGISTERS = {
 }
 # A SIMD unit has 512 for each lane: 80 let six warps take turns.
 AMD_REGISTERS = 80
+# Before 3.9, Triton takes up to 150 for forward of 7×7 maps on sm_90 and sm_100: 13 programs of one warp side by side.
+# In their backward on gfx942 it moves 4 scalar registers to a vector register, which costs no memory.
+OLDER_NVIDIA_REGISTERS = {**NVIDIA_REGISTERS, "whole_maps.forward": 152}
+OLDER_SCALAR_SPILLS = 4
 KERNELS = list(NVIDIA_REGISTERS)
 OF_MAPS = KERNELS[:4]  # that read the features, or write their gradient
 FROM_SCRATCH, RESNET50 = ChannelGroups.uniform(200, 3), ChannelGroups.split(2048, 200)
@@ -73,9 +79,11 @@ def of_kernel(reports: list[Report], kernel: str) -> list[Report]:
 
 def check_registers(report: Report) -> None:
     """Registers within the bound, none on the stack or in scratch memory."""
-    is_amd = report.target == "gfx942"
-    assert report.registers <= (AMD_REGISTERS if is_amd else NVIDIA_REGISTERS[report.kernel]), report
-    assert report.spills == report.scalar_spills == report.stack == 0, report
+    is_older = Version(version("triton")) < Version("3.9")
+    of_nvidia = OLDER_NVIDIA_REGISTERS if is_older else NVIDIA_REGISTERS
+    assert report.registers <= (AMD_REGISTERS if report.target == "gfx942" else of_nvidia[report.kernel]), report
+    assert report.spills == report.stack == 0, report
+    assert report.scalar_spills <= (OLDER_SCALAR_SPILLS if is_older else 0), report
 
 
 def check_widths(report: Report) -> None:
