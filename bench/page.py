@@ -84,7 +84,7 @@ def headline(rows: Rows) -> list[str]:
     ):
         of_first = {row.provider: row for row in counted if row.metric == metric and _features(row) == first}
         cells = [_cell(of_first.get(name), text) for name in ("ours, Triton", *others)]
-        lines.append(_line(f"{what} of a GPU", _shape_of(first), *cells, "`static`"))
+        lines.append(_line(f"{what} on a GPU, counted", _shape_of(first), *cells, "`static`"))
     return lines
 
 

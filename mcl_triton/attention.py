@@ -45,13 +45,15 @@ def sample_channel_mask(
         generator: source of randomness, on ``device``; None takes the default one of the device.
         device: where the mask is made; None takes the default device.
         dtype: of the mask.
-        backend: see `channel_pool`. The mask is the same for each, given the same random numbers.
+        backend: see [`channel_pool`][mcl_triton.channel_pool]. The mask is the same for each, given the same random
+            numbers.
 
     Returns:
         Ones and zeros, (N,), or (batch_size, N).
 
     Raises:
-        TypeError: ``groups`` is no ChannelGroups, ``drop`` is none of the above, or ``dtype`` is complex.
+        TypeError: ``groups`` is no ChannelGroups, ``drop`` is none of the above, ``batch_size`` is no integer, or
+            ``dtype`` is no real one.
         ValueError: ``drop`` leaves a class without a channel, or has the wrong length; ``batch_size`` is less than 1;
             the backend is unknown, or not for this device.
         ImportError: ``backend="triton"`` without Triton.

@@ -56,7 +56,8 @@ def mc_loss(
 ) -> MCLossOutput:
     """The mutual-channel loss of a batch, to be added to the cross-entropy of the classifier.
 
-    With (g, h) from `channel_pool`, L_dis = cross_entropy(g, targets) and ξ the channels of each class:
+    With (g, h) from [`channel_pool`][mcl_triton.channel_pool], L_dis = cross_entropy(g, targets) and ξ the channels of
+    each class:
 
         convention="official", weights=(α, β):   loss = α * L_dis + β * (1 - (h / ξ).mean())
         convention="paper",    weights=(μ, λ):   loss = μ * (L_dis - λ * h.mean())
@@ -65,13 +66,13 @@ def mc_loss(
     loss up to a constant where μ = α and λ = β / (α·ξ).
 
     Args:
-        features: F, floating, (B, N, H, W) in any memory format, or (B, N, P).
+        features: F, float32, bfloat16, float16 or float64, (B, N, H, W) in any memory format, or (B, N, P).
         targets: class indices (B,), integer; or class probabilities (B, C), floating, as mixup makes them. Anything
             else where ``criterion`` takes it.
         groups: which of the N channels belong to which of the C classes.
         mask: zeros and ones, (N,) or (B, N), in place of a random one; ``drop`` and ``generator`` are then not used.
         drop: how many channels of each class are zeroed at random in this call: ``"half"``, an integer, a fraction or
-            one number a class, see `sample_channel_mask`; 0 for none.
+            one number a class, see [`sample_channel_mask`][mcl_triton.sample_channel_mask]; 0 for none.
         generator: source of randomness for the mask, on the device of the features. Where PyTorch has to repeat or
             trace the draw it cannot follow a generator (activation checkpointing, ``torch.compile``): draw the mask
             outside, and pass ``mask``.
@@ -83,7 +84,7 @@ def mc_loss(
         ignore_index: target of samples that the cross-entropy leaves out; diversity needs no target and counts them.
         criterion: ``criterion(scores, targets) -> scalar`` in place of the cross-entropy, for example binary
             cross-entropy for several labels an image.
-        backend: see `channel_pool`.
+        backend: see [`channel_pool`][mcl_triton.channel_pool].
 
     Returns:
         Loss, discriminality, diversity (scalars) and scores (B, C), float32, or float64 where the features are.
@@ -153,7 +154,7 @@ class MCLoss(nn.Module):
             made.
 
     Examples:
-        >>> loss = MCLoss(ChannelGroups.split(512, 200), weights=(0.0005, 0.005))  # for a pretrained backbone
+        >>> loss = MCLoss(ChannelGroups.split(512, 200), weights=(0.0005, 0.005))  # pretrained
         >>> output = loss(torch.rand(2, 512, 14, 14), torch.tensor([3, 199]))
         >>> output.loss.shape
         torch.Size([])
@@ -206,7 +207,10 @@ class MCLoss(nn.Module):
             mask: zeros and ones, (N,) or (B, N), used as it is; None draws one in training and keeps all in evaluation.
 
         Returns:
-            Loss, discriminality, diversity (scalars) and scores (B, C).
+            Loss, discriminality, diversity (scalars) and scores (B, C), float32, or float64 where the features are.
+
+        Raises:
+            TypeError, ValueError, NotImplementedError: see [`mc_loss`][mcl_triton.mc_loss].
         """
         return mc_loss(
             features,

@@ -34,7 +34,7 @@ def class_maps(
         smaller groups are filled up with zeros. (B, N, P) features give P in place of H, W. The dtype of the features.
 
     Raises:
-        TypeError: ``groups`` is no ChannelGroups, or ``classes`` are no integers.
+        TypeError: ``groups`` is no ChannelGroups, the features are no tensor, or ``classes`` are no integers.
         ValueError: a shape does not fit, a class is out of range (looked at on the CPU only), or ``reduce`` is neither
             of the two.
 

@@ -44,7 +44,7 @@ def channel_pool(
     for the other.
 
     Args:
-        features: F, floating, (B, N, H, W) in any memory format, or (B, N, P).
+        features: F, float32, bfloat16, float16 or float64, (B, N, H, W) in any memory format, or (B, N, P).
         groups: which of the N channels belong to which of the C classes.
         mask: M, zeros and ones of any real dtype, (N,) or one mask a sample (B, N); None keeps every channel. A masked
             channel counts as 0 in the maximum.
@@ -52,7 +52,7 @@ def channel_pool(
             kernels where the features are on a CUDA or ROCm device and Triton is installed, plain PyTorch elsewhere.
 
     Returns:
-        `ChannelPool` of scores and diversity, both (B, C), float32, or float64 where the features are.
+        Scores and diversity, both (B, C), float32, or float64 where the features are.
 
     Raises:
         TypeError: the features are no floating tensor, ``groups`` is no ChannelGroups, the mask no real tensor.

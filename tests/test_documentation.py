@@ -42,7 +42,7 @@ class Page:
         tokens = MARKDOWN.parse(path.read_text(encoding="utf-8"))
         inline = [token for token in tokens if token.type == "inline"]
         spans = [child for token in inline for child in token.children or ()]
-        self.blocks = [token for token in tokens if token.type == "fence"]
+        self.blocks = [token for token in tokens if token.type in ("fence", "code_block")]
         self.code = [" ".join(span.content.split()) for span in spans if span.type == "code_inline"]
         self.links = [str(span.attrs.get("href") or span.attrs.get("src")) for span in spans if is_link(span)]
         self.headings = [title.content for opening, title in pairwise(tokens) if opening.type == "heading_open"]

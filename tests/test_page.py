@@ -143,8 +143,8 @@ def test_the_headline_has_times_of_the_busiest_device_and_what_was_counted() -> 
         "|---|---|---|---|---|---|---|",
         f"| time, memory | {shape} | 12.3 ms, 1.25 F | 2.00×, 3.00 F | 3.00×, 4.00 F | 4.00×, 5.00 F "
         "| `run --full --compiled` |",
-        f"| reads and writes of a GPU | {shape} | 3.50 F | 4.50 F | 5.50 F | 6.50 F | `static` |",
-        f"| launches of a GPU | {shape} | 12 | 13 | 14 | 15 | `static` |",
+        f"| reads and writes on a GPU, counted | {shape} | 3.50 F | 4.50 F | 5.50 F | 6.50 F | `static` |",
+        f"| launches on a GPU, counted | {shape} | 12 | 13 | 14 | 15 | `static` |",
     ]
 
 
