@@ -461,7 +461,13 @@ def test_a_folder_of_images(tmp_path, capsys):
     assert ablation.main([*options, "--seeds", "5", "--folder", str(tmp_path / "runs")]) == 0
     second_line = capsys.readouterr().out.splitlines()[1]
     assert second_line.endswith("12 images to train on, 6 to test; the small network")
-    assert len(runs_in(tmp_path / "runs")) == 5
+    before = runs_in(tmp_path / "runs")
+    assert len(before) == 5
+    # The same command for other images would have the table of these.
+    (tmp_path / "data" / "train" / "Wren" / "0.png").unlink()
+    assert ablation.main([*options, "--seeds", "5", "--folder", str(tmp_path / "runs")]) == 1
+    assert "other images, which had 12 to train on, now 11" in capsys.readouterr().err
+    assert runs_in(tmp_path / "runs") == before
 
 
 @pytest.mark.parametrize(

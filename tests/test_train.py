@@ -45,6 +45,7 @@ class Interrupted(Dataset):
 
     def __init__(self, dataset, read, interrupt):
         self.dataset, self.left, self.interrupt = dataset, read, interrupt
+        self.classes = getattr(dataset, "classes", ())
 
     def __len__(self):
         return len(self.dataset)
@@ -247,6 +248,23 @@ def test_resuming_with_other_settings_is_an_error(whole_run):
     settings = replace(SETTINGS, weight_decay=0.25)
     with pytest.raises(ValueError, match=r"same settings; they differ: weight_decay 0\.0005 and 0\.25"):
         train.train(train.build_network(settings), *small_data(), settings, folder, resume=True, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data.targets.pop(), "other images, which had 40 to train on, now 39"),
+        (lambda data: data.classes.__setitem__(7, "zoe"), "other images, which had class 8 's8', now 'zoe'"),
+        (lambda data: data.classes.reverse(), "other images, which had class 1 's1', now 's40'"),
+        (lambda data: data.classes.pop(), "other images, which had class 40 's40', now None"),
+    ],
+)
+def test_resuming_with_other_images_is_an_error(whole_run, change, message):
+    folder, _, _ = whole_run
+    train_set, test_set = small_data()
+    change(train_set)
+    with pytest.raises(ValueError, match=message):
+        train.train(train.build_network(SETTINGS), train_set, test_set, SETTINGS, folder, resume=True, progress=False)
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
