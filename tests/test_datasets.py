@@ -336,8 +336,11 @@ def test_a_broken_image_is_named(root, name, damage):
 def test_a_broken_image_is_named_from_a_worker(root):
     dataset = load("aircraft", root, "train", v2.Compose([v2.Resize((8, 8)), v2.PILToTensor()]))
     dataset.paths[1].write_bytes(b"")
-    with pytest.raises(ValueError, match=r"0000002\.jpg cannot be read as an image"):
+    with pytest.raises(ValueError, match=r"0000002\.jpg cannot be read as an image") as alone:
+        dataset[1]
+    with pytest.raises(ValueError, match="image") as from_worker:
         list(DataLoader(dataset, batch_size=2, num_workers=1))
+    assert str(from_worker.value) == str(alone.value)  # no traceback of the worker
 
 
 # What is published
