@@ -281,6 +281,12 @@ def test_results_of_a_version_that_measured_less(tmp_path, capsys):
     assert "must have test_overlap of every run" in capsys.readouterr().err
 
 
+def test_a_figure_that_cannot_be_written(tmp_path, capsys):
+    write(tmp_path / "results.json", made_up())
+    assert ablation.main(["--redraw", str(tmp_path / "results.json"), "--figures", str(tmp_path / "results.json")]) == 1
+    assert f"File exists: '{tmp_path / 'results.json'}'" in capsys.readouterr().err
+
+
 def test_the_page_has_the_table_of_its_results():
     page = (ROOT / "docs" / "ablations.md").read_text()
     assert f"```text\n{table(read(ROOT / 'docs' / 'ablations.json'))}\n```" in page
