@@ -484,7 +484,7 @@ def test_a_folder_of_images(tmp_path, capsys):
         ("--channels-per-class 1", (0,), (2, 3, 4, 6)),
         *((f"--recipe {name}-resnet18", (0, "half", 0.75), (2, 3, 4, 6)) for name in ("cub", "cars", "folder")),
         *((f"--recipe {name}-resnet50", (0, "half", 0.75), ()) for name in ("cub", "flowers", "folder")),
-        ("--recipe cub-bcnn --channels-per-class 4", (0, 0.25, "half", 0.75), (2, 3, 4, 6)),
+        ("--recipe cub-vgg16 --channels-per-class 4", (0, 0.25, "half", 0.75), (2, 3, 4, 6)),
         ("--recipe cub-resnet18 --over-drop 1 --over-channels-per-class", (1,), ()),
     ],
 )

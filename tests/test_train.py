@@ -515,6 +515,15 @@ def test_settings_out_of_range(name, value):
 
 
 @pytest.mark.parametrize(
+    ("backbone", "weights"), [("resnet50", ""), ("bcnn", ""), ("resnet18", "DEFAULT"), ("vgg16_bn", "weights.pt")]
+)
+def test_only_two_networks_from_scratch_can_be_widened(backbone, weights):
+    with pytest.raises(ValueError, match=f"must be 0, which divides the channels of {backbone} .*; got 3"):
+        Settings(dataset="cub", backbone=backbone, backbone_weights=weights, channels_per_class=3)
+    Settings(dataset="cub", backbone=backbone, backbone_weights=weights, channels_per_class=0)
+
+
+@pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
         ("epochs", "3", "a whole number"),
