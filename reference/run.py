@@ -37,7 +37,7 @@ Part = tuple[Tensor, Tensor]
 
 
 class DivergedError(ArithmeticError):
-    """The loss is infinite or no number."""
+    """The loss is infinite or no number, or so are all scaled gradients."""
 
 
 class Run:
@@ -139,6 +139,11 @@ class Run:
     def finish_epoch(self, test_set: Dataset[Any], workers: int = 0) -> None:
         """Evaluate on the test images, and add the epoch's row."""
         started = time.perf_counter()
+        if (scale := self.scaler.get_scale()) < 1:  # it is 1 where nothing is scaled
+            raise DivergedError(
+                f"the gradients are no finite numbers in float16 at step {self.step}, epoch {len(self.rows) + 1}: the "
+                f"loss was scaled down to {scale:g} and steps were left out. Set mixed_precision to bf16 or off."
+            )
         distributed.share_buffers(self.network)
         with self.autocast():
             test = evaluate(self.network, test_set, self.settings.batch_size, workers=workers)

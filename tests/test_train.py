@@ -429,6 +429,20 @@ def test_a_step_in_which_scaled_gradients_overflow_is_left_out():
     assert run.scaler.get_scale() == 2.0**99
 
 
+def test_gradients_that_are_never_finite_end_the_epoch():
+    """Without the scale's lower end the run would go on to its end, and learn nothing."""
+    settings = replace(SETTINGS, mixed_precision="fp16")
+    run = Run(train.build_network(settings), settings, num_images=40, classes=[])
+    run.network.head[-1].weight.register_hook(lambda gradient: gradient * torch.nan)
+    run.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    train_set, test_set = small_data()
+    steps = run.steps(train_set)
+    for _ in range(4):
+        run.train_step(next(steps))
+    with pytest.raises(train.DivergedError, match=r"no finite numbers in float16 at step 4, epoch 1: .* to 0\.5 and"):
+        run.finish_epoch(test_set)
+
+
 def test_channels_last(tmp_path):
     settings = replace(SETTINGS, channels_last=True, epochs=1)
     network, layouts = train.build_network(settings), set()
