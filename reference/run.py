@@ -60,10 +60,11 @@ class Run:
                 f"batch_size must be at most the number of training images, {num_images}; got {settings.batch_size}."
             )
         self.parts = settings.accumulation * distributed.size()
-        if settings.batch_size % self.parts:
+        if settings.batch_size % self.parts or settings.batch_size == self.parts:
             raise ValueError(
                 f"batch_size must be a multiple of {self.parts}, which is the {distributed.size()} processes times "
-                f"accumulation, {settings.accumulation}; got {settings.batch_size}."
+                f"accumulation, {settings.accumulation}, and leave at least 2 images a part, for batch norm; got "
+                f"{settings.batch_size}."
             )
         self.network = network
         self.settings = settings
