@@ -229,6 +229,8 @@ def load_state(path: Path, settings: Settings, num_images: int, classes: Sequenc
     state = checkpoint.load(path)
     if changed := differences(checkpoint.settings_in(state, path), settings):
         raise ValueError(f"{path} and this run must have the same settings; they differ: {', '.join(changed)}.")
+    if "num_images" not in state:
+        raise ValueError(f"{path} must be a checkpoint of this version of reference.train, which keeps num_images.")
     changed = [] if state["num_images"] == num_images else [f"{state['num_images']} to train on, now {num_images}"]
     pairs = zip_longest(state["classes"], classes)
     changed += [f"class {place} {was!r}, now {now!r}" for place, (was, now) in enumerate(pairs, start=1) if was != now]

@@ -267,6 +267,15 @@ def test_resuming_with_other_images_is_an_error(whole_run, change, message):
         train.train(train.build_network(SETTINGS), train_set, test_set, SETTINGS, folder, resume=True, progress=False)
 
 
+def test_resuming_a_checkpoint_of_another_version_is_an_error(whole_run, tmp_path):
+    folder, _, _ = whole_run
+    state = checkpoint.load(folder / "checkpoint.pt")
+    del state["num_images"]
+    checkpoint.save(tmp_path / "checkpoint.pt", state)
+    with pytest.raises(ValueError, match="must be a checkpoint of this version"):
+        train.train(train.build_network(SETTINGS), *small_data(), SETTINGS, tmp_path, resume=True, progress=False)
+
+
 def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
     path = tmp_path / "checkpoint.pt"
     checkpoint.save(path, {"step": 1})
