@@ -46,13 +46,14 @@ def torchvision_backbone(name: str, weights: str | Path | None = None) -> nn.Mod
     published = get_model_weights(name).__members__
     if weights is None or str(weights) in published:
         return _LastFeatureMap(name, _downloaded(name, None if weights is None else published[str(weights)]))
-    if not Path(weights).is_file():
+    file = Path(weights).expanduser()
+    if not file.is_file():
         raise ValueError(
             f"the weights of {name} must be a file or one of {', '.join(published)}; there is no file {str(weights)!r}."
         )
     model = get_model(name, weights=None)
     features = _LastFeatureMap(name, model)
-    _load(features.layers, model, Path(weights))
+    _load(features.layers, model, file)
     return features
 
 

@@ -153,6 +153,14 @@ def test_files_of_other_classifiers_without_one_and_without_batch_counts(tmp_pat
         assert torch.equal(features.get_parameter("layers.layer4.1.conv2.weight"), model.layer4[1].conv2.weight)
 
 
+def test_a_file_in_the_home_folder(monkeypatch, tmp_path):
+    model = get_model("resnet18")
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    features = torchvision_backbone("resnet18", "~/weights.pt")  # as in a recipe, which no shell reads
+    assert torch.equal(features.get_parameter("layers.conv1.weight"), model.conv1.weight)
+
+
 def test_files_with_the_old_names_of_densenet(tmp_path):
     model = get_model("densenet121")
     old = OrderedDict(
