@@ -90,16 +90,16 @@ def main(arguments: list[str] | None = None) -> int:
             results = run(plan, options.folder, options.processes, options.device, options.workers)
             write(options.folder / "results.json", results)
         print(table(results))
+        picture = (options.figures or options.folder) / "ablation.png"
+        from .ablation_figure import draw_ablation  # here, so that the processes that train do not load matplotlib
+
+        draw_ablation(results, picture)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on.", file=sys.stderr)
         return 130
     except (ValueError, OSError, DivergedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    picture = (options.figures or options.folder) / "ablation.png"
-    from .ablation_figure import draw_ablation  # here, so that the processes that train do not load matplotlib
-
-    draw_ablation(results, picture)
     print(f"\npicture: {picture}")
     if not options.redraw:
         print(f"numbers: {options.folder / 'results.json'}, {options.folder / 'results.csv'}")

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import torchvision
 from torch import Tensor, nn
-from torchvision.models import get_model, get_model_weights, list_models
+from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 from torchvision.models.resnet import BasicBlock
 from torchvision.models.vgg import make_layers
@@ -35,6 +35,7 @@ def torchvision_backbone(name: str, weights: str | Path | None = None) -> nn.Mod
 
     Raises:
         ValueError: there is no such network, it has no feature map, or the weights are not for it.
+        ConnectionError: the weights cannot be downloaded.
     """
     known = list_models(module=torchvision.models)
     if name not in known:
@@ -44,14 +45,15 @@ def torchvision_backbone(name: str, weights: str | Path | None = None) -> nn.Mod
         )
     published = get_model_weights(name).__members__
     if weights is None or str(weights) in published:
-        return _LastFeatureMap(name, get_model(name, weights=None if weights is None else published[str(weights)]))
-    if not Path(weights).is_file():
+        return _LastFeatureMap(name, _downloaded(name, None if weights is None else published[str(weights)]))
+    file = Path(weights).expanduser()
+    if not file.is_file():
         raise ValueError(
             f"the weights of {name} must be a file or one of {', '.join(published)}; there is no file {str(weights)!r}."
         )
     model = get_model(name, weights=None)
     features = _LastFeatureMap(name, model)
-    _load(features.layers, model, Path(weights))
+    _load(features.layers, model, file)
     return features
 
 
@@ -137,6 +139,18 @@ class _LastFeatureMap(nn.Module):
         return features
 
 
+def _downloaded(name: str, weights: WeightsEnum | None) -> nn.Module:
+    try:
+        return get_model(name, weights=weights)
+    except (OSError, RuntimeError) as error:  # the latter for a file that came damaged
+        if weights is None:
+            raise
+        raise ConnectionError(
+            f"the weights {weights.name} of {name} cannot be downloaded: {error}. Get {weights.url} elsewhere, and "
+            "give that file as the weights."
+        ) from error
+
+
 def _last_feature_map(name: str, model: nn.Module) -> str:
     """The name of what goes into the final pooling, which every one of torchvision's networks with maps has."""
     _, nodes = get_graph_node_names(model)
@@ -182,7 +196,9 @@ def _load(layers: nn.Module, model: nn.Module, path: Path) -> None:
     found = [f"{what}: {_first_of(keys)}" for what, keys in problems.items() if keys]
     if found:
         raise ValueError(
-            f"{path} must hold a state_dict of this network, with torchvision's names; {'; '.join(found)}."
+            f"{path} must hold a state_dict of this network, with torchvision's names; {'; '.join(found)}. Write it by "
+            "torch.save(model.state_dict(), path) from the network itself, not from what wraps it, such as "
+            "DistributedDataParallel, and with nothing beside it."
         )
     layers.load_state_dict({key: state[key] for key in wanted if key in state}, strict=False)
 

@@ -17,11 +17,14 @@ from .settings import Settings
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write ``state`` so that at every moment, also in a power cut, ``path`` is the old file or the new one."""
     unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    with open(unfinished, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
+    try:
+        with open(unfinished, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)  # there only where writing failed, as on a full disk
 
 
 def load(path: Path) -> dict[str, Any]:

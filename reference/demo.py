@@ -74,16 +74,16 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         runs = train_all(settings, options.seeds, options.folder, options.processes)
+        print(describe(settings, options.seeds))
+        print(table(runs))
+        write_results(options.folder, settings, runs)
+        figures = draw(options.figures or options.folder, options.folder, settings, runs)
     except KeyboardInterrupt:
         print("\nstopped.", file=sys.stderr)
         return 130
     except (ValueError, OSError, DivergedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(describe(settings, options.seeds))
-    print(table(runs))
-    write_results(options.folder, settings, runs)
-    figures = draw(options.figures or options.folder, options.folder, settings, runs)
     print(f"\nfigures:  {', '.join(map(str, figures))}")
     print(f"numbers:  {options.folder / 'results.csv'}, {options.folder / 'results.json'}")
     print(f"runs:     {options.folder}/*/, each with its checkpoint and its metrics")

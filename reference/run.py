@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ Part = tuple[Tensor, Tensor]
 
 
 class DivergedError(ArithmeticError):
-    """The loss is infinite or no number."""
+    """The loss is infinite or no number, or so are all scaled gradients."""
 
 
 class Run:
@@ -60,13 +60,15 @@ class Run:
                 f"batch_size must be at most the number of training images, {num_images}; got {settings.batch_size}."
             )
         self.parts = settings.accumulation * distributed.size()
-        if settings.batch_size % self.parts:
+        if settings.batch_size % self.parts or settings.batch_size == self.parts:
             raise ValueError(
                 f"batch_size must be a multiple of {self.parts}, which is the {distributed.size()} processes times "
-                f"accumulation, {settings.accumulation}; got {settings.batch_size}."
+                f"accumulation, {settings.accumulation}, and leave at least 2 images a part, for batch norm; got "
+                f"{settings.batch_size}."
             )
         self.network = network
         self.settings = settings
+        self.num_images = num_images
         self.classes = list(classes)
         self.device = next(network.parameters()).device
         self.wrapped, self.parallel = self._wrapped()
@@ -138,6 +140,11 @@ class Run:
     def finish_epoch(self, test_set: Dataset[Any], workers: int = 0) -> None:
         """Evaluate on the test images, and add the epoch's row."""
         started = time.perf_counter()
+        if (scale := self.scaler.get_scale()) < 1:  # it is 1 where nothing is scaled
+            raise DivergedError(
+                f"the gradients are no finite numbers in float16 at step {self.step}, epoch {len(self.rows) + 1}: the "
+                f"loss was scaled down to {scale:g} and steps were left out. Set mixed_precision to bf16 or off."
+            )
         distributed.share_buffers(self.network)
         with self.autocast():
             test = evaluate(self.network, test_set, self.settings.batch_size, workers=workers)
@@ -169,11 +176,12 @@ class Run:
         if distributed.rank() == 0:
             parts = {name: part.state_dict() for name, part in self._state().items()}
             position = {"step": self.step, "rows": self.rows, "totals": self.totals}
-            checkpoint.save(path, {"settings": asdict(self.settings), "classes": self.classes, **position, **parts})
+            data = {"num_images": self.num_images, "classes": self.classes}
+            checkpoint.save(path, {"settings": asdict(self.settings), **data, **position, **parts})
 
     def load(self, path: Path) -> None:
-        """Go back to a checkpoint of a run with the same settings."""
-        state = load_state(path, self.settings)
+        """Go back to a checkpoint of a run with the same settings and training images."""
+        state = load_state(path, self.settings, self.num_images, self.classes)
         for name, part in self._state().items():
             part.load_state_dict(state[name])
         self.step, self.rows, self.totals = state["step"], state["rows"], state["totals"]
@@ -216,11 +224,21 @@ class Run:
             )
 
 
-def load_state(path: Path, settings: Settings) -> dict[str, Any]:
-    """A checkpoint of a run; ValueError where that had other settings."""
+def load_state(path: Path, settings: Settings, num_images: int, classes: Sequence[str]) -> dict[str, Any]:
+    """A checkpoint of a run; ValueError where that had other settings, or other images by their number or classes."""
     state = checkpoint.load(path)
     if changed := differences(checkpoint.settings_in(state, path), settings):
         raise ValueError(f"{path} and this run must have the same settings; they differ: {', '.join(changed)}.")
+    if "num_images" not in state:
+        raise ValueError(f"{path} must be a checkpoint of this version of reference.train, which keeps num_images.")
+    changed = [] if state["num_images"] == num_images else [f"{state['num_images']} to train on, now {num_images}"]
+    pairs = zip_longest(state["classes"], classes)
+    changed += [f"class {place} {was!r}, now {now!r}" for place, (was, now) in enumerate(pairs, start=1) if was != now]
+    if changed:
+        raise ValueError(
+            f"{path} is of a run on other images, which had {changed[0]}. A run goes on with the images that it had, "
+            "wherever they lie now."
+        )
     return state
 
 

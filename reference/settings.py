@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any
 
+from .backbones import WIDENED_BACKBONES
 from .datasets import DATASETS, faces
 
 SMALL = "small"
@@ -113,6 +114,14 @@ class Settings:
         require(self.backbone != SMALL or not self.backbone_weights, "backbone_weights", f'empty for "{SMALL}"')
         fewest = int(self.backbone == SMALL)  # it has no channels of its own
         require(self.channels_per_class >= fewest, "channels_per_class", f"at least {fewest} for {self.backbone}")
+        require(
+            self.channels_per_class == 0
+            or self.backbone == SMALL
+            or (self.backbone in WIDENED_BACKBONES and not self.backbone_weights),
+            "channels_per_class",
+            f"0, which divides the channels of {self.backbone} among the classes: only "
+            f"{' and '.join(WIDENED_BACKBONES)}, and without backbone_weights, can be widened",
+        )
         require(
             len(self.weights) == 2 and all(0 <= weight < math.inf for weight in self.weights),
             "weights",

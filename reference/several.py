@@ -38,8 +38,8 @@ def train_several(
     Args:
         jobs: the settings of each run and the folder that gets it.
         processes: runs at the same time.
-        resume: go on with the runs that are in their folders, which are of the same settings; one that is finished is
-            not trained again.
+        resume: go on with the runs that are in their folders, which are of the same settings and images; one that is
+            finished is not trained again.
         device: see `choose_device`.
         workers: processes that read images ahead, for each run.
 
@@ -65,7 +65,10 @@ def of_run(rows: list[Row]) -> Row:
 def _finished(settings: Settings, folder: Path) -> list[Row] | None:
     """The rows of a run that has nothing left to train."""
     path = folder / CHECKPOINT
-    rows: list[Row] = load_state(path, settings)["rows"] if path.exists() else []
+    if not path.exists():
+        return None
+    train_set, _ = load_data(settings)
+    rows: list[Row] = load_state(path, settings, len(train_set), train_set.classes)["rows"]
     return rows if len(rows) == settings.epochs else None
 
 

@@ -153,7 +153,7 @@ def train(
         settings: of which all are used here but those that say what the data and the network are.
         folder: gets ``checkpoint.pt``, ``metrics.csv`` and ``metrics.json``, brought up to date after every epoch, and
             ``best.pt``, the checkpoint of the first epoch with the highest test accuracy.
-        resume: go on from the checkpoint in ``folder``, whose settings must be the same.
+        resume: go on from the checkpoint in ``folder``, whose settings and training images must be the same.
         workers: processes that read ahead; nothing depends on how many.
         progress: show a bar.
         on_epoch: called with each new row.
@@ -164,7 +164,7 @@ def train(
     Raises:
         KeyboardInterrupt: after Ctrl-C, once the step is done and the checkpoint written.
         DivergedError: the loss is infinite or no number; the last checkpoint is from before that.
-        ValueError: the batch size does not fit, or the run in ``folder`` has other settings.
+        ValueError: the batch size does not fit, or the run in ``folder`` has other settings or images.
         FileNotFoundError: there is no run to resume.
     """
     num_images: int = len(train_set)  # type: ignore[arg-type]

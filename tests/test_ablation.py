@@ -281,6 +281,12 @@ def test_results_of_a_version_that_measured_less(tmp_path, capsys):
     assert "must have test_overlap of every run" in capsys.readouterr().err
 
 
+def test_a_figure_that_cannot_be_written(tmp_path, capsys):
+    write(tmp_path / "results.json", made_up())
+    assert ablation.main(["--redraw", str(tmp_path / "results.json"), "--figures", str(tmp_path / "results.json")]) == 1
+    assert f"File exists: '{tmp_path / 'results.json'}'" in capsys.readouterr().err
+
+
 def test_the_page_has_the_table_of_its_results():
     page = (ROOT / "docs" / "ablations.md").read_text()
     assert f"```text\n{table(read(ROOT / 'docs' / 'ablations.json'))}\n```" in page
@@ -461,7 +467,13 @@ def test_a_folder_of_images(tmp_path, capsys):
     assert ablation.main([*options, "--seeds", "5", "--folder", str(tmp_path / "runs")]) == 0
     second_line = capsys.readouterr().out.splitlines()[1]
     assert second_line.endswith("12 images to train on, 6 to test; the small network")
-    assert len(runs_in(tmp_path / "runs")) == 5
+    before = runs_in(tmp_path / "runs")
+    assert len(before) == 5
+    # The same command for other images would have the table of these.
+    (tmp_path / "data" / "train" / "Wren" / "0.png").unlink()
+    assert ablation.main([*options, "--seeds", "5", "--folder", str(tmp_path / "runs")]) == 1
+    assert "other images, which had 12 to train on, now 11" in capsys.readouterr().err
+    assert runs_in(tmp_path / "runs") == before
 
 
 @pytest.mark.parametrize(
@@ -472,7 +484,7 @@ def test_a_folder_of_images(tmp_path, capsys):
         ("--channels-per-class 1", (0,), (2, 3, 4, 6)),
         *((f"--recipe {name}-resnet18", (0, "half", 0.75), (2, 3, 4, 6)) for name in ("cub", "cars", "folder")),
         *((f"--recipe {name}-resnet50", (0, "half", 0.75), ()) for name in ("cub", "flowers", "folder")),
-        ("--recipe cub-bcnn --channels-per-class 4", (0, 0.25, "half", 0.75), (2, 3, 4, 6)),
+        ("--recipe cub-vgg16 --channels-per-class 4", (0, 0.25, "half", 0.75), (2, 3, 4, 6)),
         ("--recipe cub-resnet18 --over-drop 1 --over-channels-per-class", (1,), ()),
     ],
 )

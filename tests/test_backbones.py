@@ -2,6 +2,8 @@
 
 import re
 from collections import OrderedDict
+from unittest.mock import Mock
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -129,6 +131,15 @@ def test_weights_by_name_are_torchvisions(monkeypatch):
     assert asked == [get_model_weights("resnet18").IMAGENET1K_V1.url] * 2
 
 
+@pytest.mark.parametrize("error", [URLError("no route to host"), RuntimeError("invalid hash value")])
+def test_weights_that_cannot_be_downloaded(error, monkeypatch):
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", Mock(side_effect=error))
+    url = get_model_weights("resnet18").IMAGENET1K_V1.url
+    message = f"weights IMAGENET1K_V1 of resnet18 cannot be downloaded: .*{error.args[0]}.* Get {url} elsewhere"
+    with pytest.raises(ConnectionError, match=message):
+        torchvision_backbone("resnet18", "DEFAULT")
+
+
 def test_files_of_other_classifiers_without_one_and_without_batch_counts(tmp_path):
     path = tmp_path / "weights.pt"
     model = get_model("resnet18", num_classes=7)
@@ -140,6 +151,14 @@ def test_files_of_other_classifiers_without_one_and_without_batch_counts(tmp_pat
         torch.save(state, path)
         features = torchvision_backbone("resnet18", path)
         assert torch.equal(features.get_parameter("layers.layer4.1.conv2.weight"), model.layer4[1].conv2.weight)
+
+
+def test_a_file_in_the_home_folder(monkeypatch, tmp_path):
+    model = get_model("resnet18")
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    features = torchvision_backbone("resnet18", "~/weights.pt")  # as in a recipe, which no shell reads
+    assert torch.equal(features.get_parameter("layers.conv1.weight"), model.conv1.weight)
 
 
 def test_files_with_the_old_names_of_densenet(tmp_path):
@@ -162,6 +181,10 @@ def test_files_with_the_old_names_of_densenet(tmp_path):
         (lambda state: state.update({"stem": torch.zeros(1)}), r"unknown: stem\."),
         (lambda state: state.update({"conv1.weight": torch.zeros(64, 1, 7, 7)}), r"another shape: conv1\.weight\."),
         (lambda state: [state.update({f"module.{key}": state.pop(key)}) for key in list(state)], "missing: .* more; "),
+        (
+            lambda state: state.update({"state_dict": {key: state.pop(key) for key in list(state)}, "epoch": 3}),
+            r"missing: .* more; unknown: state_dict, epoch\. Write it .* from the network itself",
+        ),
     ],
 )
 def test_files_that_do_not_fit(change, message, tmp_path):

@@ -183,6 +183,20 @@ def test_torchvision_reads_the_same_folders(tmp_path):
         assert dataset.classes == ["Auk", "sea eagle"]
 
 
+def test_hidden_files_and_folders_are_no_images(tmp_path):
+    """What macOS, notebooks and Windows leave behind, some of it named like an image or a class."""
+    write_folder(tmp_path)
+    expected = {split: samples_of(load("folder", tmp_path, split)) for split in SPLITS}
+    for split in SPLITS:
+        (tmp_path / split / ".ipynb_checkpoints").mkdir()
+        draw(tmp_path / split / "Auk" / ".ipynb_checkpoints" / "one-checkpoint.jpg", 1)
+        for name in ("._one.jpg", ".DS_Store", "Thumbs.db"):
+            (tmp_path / split / "Auk" / name).write_bytes(b"no image")
+        dataset = load("folder", tmp_path, split)
+        assert samples_of(dataset) == expected[split]
+        assert dataset.classes == ["Auk", "sea eagle"]
+
+
 def test_a_folder_of_validation_stands_in_for_one_of_tests(tmp_path):
     write_folder(tmp_path, "val")
     assert numbers_in(load("folder", tmp_path, "test")) == [(21, 0), (20, 1)]
@@ -336,8 +350,11 @@ def test_a_broken_image_is_named(root, name, damage):
 def test_a_broken_image_is_named_from_a_worker(root):
     dataset = load("aircraft", root, "train", v2.Compose([v2.Resize((8, 8)), v2.PILToTensor()]))
     dataset.paths[1].write_bytes(b"")
-    with pytest.raises(ValueError, match=r"0000002\.jpg cannot be read as an image"):
+    with pytest.raises(ValueError, match=r"0000002\.jpg cannot be read as an image") as alone:
+        dataset[1]
+    with pytest.raises(ValueError, match="image") as from_worker:
         list(DataLoader(dataset, batch_size=2, num_workers=1))
+    assert str(from_worker.value) == str(alone.value)  # no traceback of the worker
 
 
 # What is published

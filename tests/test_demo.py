@@ -129,6 +129,16 @@ class FixedFeatures(nn.Module):
         return features
 
 
+def test_figures_that_cannot_be_written(finished, monkeypatch, capsys):
+    folder, _ = finished
+    losses = {loss: demo.run_folder(folder, loss, 3) / "metrics.json" for loss in (demo.CROSS_ENTROPY, demo.MC_LOSS)}
+    runs = {loss: {3: json.loads(path.read_text())["epochs"]} for loss, path in losses.items()}
+    monkeypatch.setattr(demo, "train_all", lambda *_: runs)
+    monkeypatch.setattr(demo, "write_results", lambda *_: None)
+    assert demo.main(["--seeds", "3", "--folder", str(folder), "--figures", str(folder / "results.csv")]) == 1
+    assert f"File exists: '{folder / 'results.csv'}'" in capsys.readouterr().err
+
+
 def test_maps_are_those_of_the_own_class():
     network = MCNetwork(FixedFeatures(), ChannelGroups([2, 2]))
     maps, diversity = demo_figures.own_maps(network, torch.zeros(2, 1, 16, 12), torch.tensor([1, 0]))

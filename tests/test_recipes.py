@@ -196,6 +196,8 @@ def test_from_the_recipe_to_a_prediction(recipe, cub, tmp_path, capsys):
     # At the published rate two images a step diverge, and a loss of millions has not the decimals that are compared.
     options += ["--learning-rate", "0.001", "--weight-decay", "0.25", "--threads", "1", "--device", "cpu"]
     assert train.main([*options, *smaller]) == 0
+    bar = capsys.readouterr().err
+    assert re.search(r"4/4 .*(images/s|s/ images), test accuracy \d", bar)  # the rate; the latter where it is below 1
     (tmp_path / "weights.pt").unlink(missing_ok=True)  # all that is needed is in the checkpoint
     settings = train.saved_settings(folder)
     assert (settings.epochs, settings.weight_decay) == (1, 0.25)
@@ -204,7 +206,6 @@ def test_from_the_recipe_to_a_prediction(recipe, cub, tmp_path, capsys):
         (row,) = csv.DictReader(file)
     assert row["step"] == "2"
 
-    capsys.readouterr()
     moved = cub.rename(tmp_path / "moved")
     arguments = [str(folder / "checkpoint.pt"), "--device", "cpu"]
     assert validate.main(arguments) == 1

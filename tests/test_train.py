@@ -45,6 +45,7 @@ class Interrupted(Dataset):
 
     def __init__(self, dataset, read, interrupt):
         self.dataset, self.left, self.interrupt = dataset, read, interrupt
+        self.classes = getattr(dataset, "classes", ())
 
     def __len__(self):
         return len(self.dataset)
@@ -249,6 +250,32 @@ def test_resuming_with_other_settings_is_an_error(whole_run):
         train.train(train.build_network(settings), *small_data(), settings, folder, resume=True, progress=False)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data.targets.pop(), "other images, which had 40 to train on, now 39"),
+        (lambda data: data.classes.__setitem__(7, "zoe"), "other images, which had class 8 's8', now 'zoe'"),
+        (lambda data: data.classes.reverse(), "other images, which had class 1 's1', now 's40'"),
+        (lambda data: data.classes.pop(), "other images, which had class 40 's40', now None"),
+    ],
+)
+def test_resuming_with_other_images_is_an_error(whole_run, change, message):
+    folder, _, _ = whole_run
+    train_set, test_set = small_data()
+    change(train_set)
+    with pytest.raises(ValueError, match=message):
+        train.train(train.build_network(SETTINGS), train_set, test_set, SETTINGS, folder, resume=True, progress=False)
+
+
+def test_resuming_a_checkpoint_of_another_version_is_an_error(whole_run, tmp_path):
+    folder, _, _ = whole_run
+    state = checkpoint.load(folder / "checkpoint.pt")
+    del state["num_images"]
+    checkpoint.save(tmp_path / "checkpoint.pt", state)
+    with pytest.raises(ValueError, match="must be a checkpoint of this version"):
+        train.train(train.build_network(SETTINGS), *small_data(), SETTINGS, tmp_path, resume=True, progress=False)
+
+
 def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
     path = tmp_path / "checkpoint.pt"
     checkpoint.save(path, {"step": 1})
@@ -261,6 +288,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path, monkey
     with pytest.raises(OSError, match="disk full"):
         checkpoint.save(path, {"step": 2})
     assert checkpoint.load(path) == {"step": 1}
+    assert list(tmp_path.iterdir()) == [path]
 
 
 # Training itself
@@ -411,6 +439,20 @@ def test_a_step_in_which_scaled_gradients_overflow_is_left_out():
     assert run.scaler.get_scale() == 2.0**99
 
 
+def test_gradients_that_are_never_finite_end_the_epoch():
+    """Without the scale's lower end the run would go on to its end, and learn nothing."""
+    settings = replace(SETTINGS, mixed_precision="fp16")
+    run = Run(train.build_network(settings), settings, num_images=40, classes=[])
+    run.network.head[-1].weight.register_hook(lambda gradient: gradient * torch.nan)
+    run.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    train_set, test_set = small_data()
+    steps = run.steps(train_set)
+    for _ in range(4):
+        run.train_step(next(steps))
+    with pytest.raises(train.DivergedError, match=r"no finite numbers in float16 at step 4, epoch 1: .* to 0\.5 and"):
+        run.finish_epoch(test_set)
+
+
 def test_channels_last(tmp_path):
     settings = replace(SETTINGS, channels_last=True, epochs=1)
     network, layouts = train.build_network(settings), set()
@@ -494,6 +536,15 @@ def test_a_batch_larger_than_the_data(tmp_path):
 def test_settings_out_of_range(name, value):
     with pytest.raises(ValueError, match=f"^{name} must be .*; got "):
         Settings(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("backbone", "weights"), [("resnet50", ""), ("bcnn", ""), ("resnet18", "DEFAULT"), ("vgg16_bn", "weights.pt")]
+)
+def test_only_two_networks_from_scratch_can_be_widened(backbone, weights):
+    with pytest.raises(ValueError, match=f"must be 0, which divides the channels of {backbone} .*; got 3"):
+        Settings(dataset="cub", backbone=backbone, backbone_weights=weights, channels_per_class=3)
+    Settings(dataset="cub", backbone=backbone, backbone_weights=weights, channels_per_class=0)
 
 
 @pytest.mark.parametrize(

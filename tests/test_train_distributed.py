@@ -183,9 +183,11 @@ def test_only_the_first_process_writes(folder):
     }
 
 
-def test_a_batch_that_cannot_be_divided(monkeypatch):
-    monkeypatch.setattr("reference.distributed.size", lambda: 5)
-    with pytest.raises(ValueError, match=r"batch_size must be a multiple of 10, .* 5 processes .* 2; got 12"):
+@pytest.mark.parametrize("processes", [5, 6])  # 12 images are no multiple of 10, and one for each of 12 parts
+def test_a_batch_that_cannot_be_divided(monkeypatch, processes):
+    monkeypatch.setattr("reference.distributed.size", lambda: processes)
+    message = rf"must be a multiple of {2 * processes}, .* {processes} processes .* 2, and leave at least 2 .*; got 12"
+    with pytest.raises(ValueError, match=message):
         Run(make_network(), settings(accumulation=2), num_images=29, classes=[])
 
 

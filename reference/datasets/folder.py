@@ -10,24 +10,38 @@ from .images import Images, Transform
 from .source import Source
 
 
+class _Visible(ImageFolder):
+    """Folders without those whose names begin with a dot, such as ``.ipynb_checkpoints``."""
+
+    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
+        classes = [name for name in super().find_classes(directory)[0] if not name.startswith(".")]
+        return classes, {name: number for number, name in enumerate(classes)}
+
+
 def read(root: Path, split: str, transform: Transform | None) -> Images:
     """The images of a split; classes are numbered in the order of their folders' names.
 
-    Testing is on ``test`` or, where that is not there, on ``val``.
+    Testing is on ``test`` or, where that is not there, on ``val``. What is hidden, its name beginning with a dot, is
+    left out: macOS and notebooks put files beside images that are named like images.
     """
     folders = {"train": root / "train", "test": root / "test" if (root / "test").is_dir() else root / "val"}
     for folder in folders.values():
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder} is missing.")
-    contents = {name: ImageFolder(folder) for name, folder in folders.items()}
+    contents = {name: _Visible(folder) for name, folder in folders.items()}
     in_train, in_test = (set(content.classes) for content in contents.values())
     if unshared := sorted(in_train ^ in_test):
         raise ValueError(
             f"{folders['train']} and {folders['test']} must have the same classes; {len(unshared)} are only in one of "
             f"them, such as {unshared[0]!r}."
         )
-    content = contents[split]
-    return Images([Path(path) for path, _ in content.samples], content.targets, content.classes, transform)
+    samples = [(Path(path), target) for path, target in contents[split].samples]
+    visible = [
+        (path, target)
+        for path, target in samples
+        if not any(part.startswith(".") for part in path.relative_to(folders[split]).parts)
+    ]
+    return Images([path for path, _ in visible], [target for _, target in visible], contents[split].classes, transform)
 
 
 FOLDER = Source(

@@ -30,6 +30,14 @@ class Labelled(Dataset[tuple[Any, int]]):
         return len(self.targets)
 
 
+class UnreadableError(ValueError):
+    """An image file cannot be read."""
+
+    def __init__(self, message: str) -> None:
+        # A worker of PyTorch's DataLoader sends a whole traceback, at whose end the message is.
+        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
+
+
 def in_rgb(picture: Image.Image) -> Image.Image:
     """A picture in RGB of 8 bits; grey ones get three equal channels, and keep the upper 8 bits of 16."""
     if picture.mode.startswith(("I", "F")):  # Pillow would make all that is above 255 white
@@ -89,7 +97,7 @@ class Images(Labelled):
             with Image.open(path) as file:
                 return self.cropped(in_rgb(file), index)
         except Exception as error:  # for a broken file Pillow raises nearly every kind
-            raise ValueError(
+            raise UnreadableError(
                 f"{path} cannot be read as an image: {error}. It has been broken or removed; extract it again from the "
                 "archive of the data set."
             ) from error
