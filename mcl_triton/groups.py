@@ -140,6 +140,11 @@ class ChannelGroups:
         )
 
 
+def flat_runs(groups: ChannelGroups) -> list[int]:
+    """`ChannelGroups.runs` in one list, as operators take it: how many classes, how many channels each, and so on."""
+    return [number for run in groups.runs for number in run]
+
+
 def integer(value: object) -> int:
     """``value`` as an int; TypeError for what is no integer, bools included."""
     if isinstance(value, bool):

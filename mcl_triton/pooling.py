@@ -9,7 +9,7 @@ from torch import Tensor
 
 from . import eager
 from .backend import check_backend, uses_kernels
-from .groups import ChannelGroups, require_groups
+from .groups import ChannelGroups, flat_runs, require_groups
 from .kernels.tables import tables_of
 from .transforms import are_plain, is_differentiated_by_functorch, values_are_readable
 
@@ -98,8 +98,8 @@ def pool_checked(
 ) -> tuple[Tensor, Tensor]:
     """g and h of arguments that `check_arguments` has seen; empty where not wanted."""
     if mask is not None:
-        mask = mask.to(torch.promote_types(features.dtype, torch.float32))
-    runs = [number for run in groups.runs for number in run]
+        mask = mask.to(eager.working_dtype(features))
+    runs = flat_runs(groups)
     by_kernels = uses_kernels(backend, features.device)
     if by_kernels:  # made now: memory that an operator takes belongs to the CUDA graph it may be captured in
         tables_of(tuple(runs), features.device)
@@ -193,7 +193,7 @@ def _(
     saves_statistics: bool,
     by_kernels: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    dtype = torch.promote_types(features.dtype, torch.float32)
+    dtype = eager.working_dtype(features)
     shape = (features.shape[0], sum(runs[::2]))
     statistics_shape = features.shape[:2] if saves_statistics and by_kernels else (0,)
     return (
