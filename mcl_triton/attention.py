@@ -35,7 +35,7 @@ def sample_channel_mask(
 
     For groups of one size ξ of which d are dropped, the equivalent plain PyTorch is
     ``(torch.rand(C, ξ).argsort(1).argsort(1) >= d).flatten()``. Nothing waits for the device, once the first call for
-    these groups has made its tables.
+    these groups and this drop has made its tables.
 
     Args:
         groups: which channels belong to which class.
