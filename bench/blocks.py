@@ -13,6 +13,7 @@ from unittest.mock import patch
 import torch
 
 from mcl_triton import blocks, eager, sample_channel_mask
+from mcl_triton.groups import flat_runs
 from reference.environment import usable_cores
 
 from . import results
@@ -26,7 +27,7 @@ def sweep(case: Case, turns: int) -> dict[float, tuple[float, float]]:
     """Seconds of forward and backward, by the block's size in MiB."""
     features = case.features()
     mask = sample_channel_mask(case.groups)
-    runs = [number for run in case.groups.runs for number in run]
+    runs = flat_runs(case.groups)
     grads = [torch.randn(case.batch, case.groups.num_classes) for _ in range(2)]
     times: dict[float, list[tuple[float, float]]] = {mib: [] for mib in MIB}
     for _ in range(turns):

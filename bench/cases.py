@@ -33,6 +33,16 @@ class Case:
         return f"{self.batch}x{self.groups.num_channels}x{self.side}x{self.side} {groups}"
 
     @property
+    def size(self) -> tuple[int, int, int, int]:
+        """(B, N, side, side)."""
+        return self.batch, self.groups.num_channels, self.side, self.side
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """The layout, as PyTorch calls it."""
+        return torch.channels_last if self.layout == "channels_last" else torch.contiguous_format
+
+    @property
     def dtype_name(self) -> str:
         """For example "float32"."""
         return str(self.dtype).removeprefix("torch.")
@@ -47,10 +57,12 @@ class Case:
 
     def features(self, seed: int = 0) -> Tensor:
         """Random activations after a ReLU, on the CPU: about half of them are zero."""
-        shape = (self.batch, self.groups.num_channels, self.side, self.side)
-        features = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).relu().to(self.dtype)
-        is_last = self.layout == "channels_last"
-        return features.contiguous(memory_format=torch.channels_last if is_last else torch.contiguous_format)
+        features = torch.randn(self.size, generator=torch.Generator().manual_seed(seed)).relu().to(self.dtype)
+        return features.contiguous(memory_format=self.memory_format)
+
+    def empty(self, device: torch.device | str = "cpu") -> Tensor:
+        """Features whose values may be anything."""
+        return torch.empty(self.size, dtype=self.dtype, device=device, memory_format=self.memory_format)
 
     def targets(self) -> Tensor:
         """Random class indices, (B,), on the CPU."""

@@ -31,6 +31,8 @@ import torch
 from torch import Tensor
 
 from mcl_triton import ChannelGroups
+from mcl_triton.eager import working_dtype
+from mcl_triton.groups import flat_runs
 from reference.environment import environment, usable_cores
 
 from .assembly import Access, accesses
@@ -67,16 +69,13 @@ class Variant(Case):
 
     def features(self, seed: int = 0) -> Tensor:
         """(B, N, H, W) without data, whatever the seed."""
-        shape = (self.batch, self.groups.num_channels, self.side, self.side)
-        empty = torch.empty(shape, dtype=self.dtype, device="meta")
-        if self.layout == "channels_last":
-            return empty.contiguous(memory_format=torch.channels_last)
+        empty = self.empty("meta")
         if self.layout == "every second channel":
             return empty.repeat(1, 2, 1, 1)[:, ::2]
         if self.layout == "batch last":
             return empty.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2)
         if self.layout == "misaligned":  # the second sample of maps that end at an odd element
-            return empty.new_empty(empty.numel() + 1)[1:].view(shape)
+            return empty.new_empty(empty.numel() + 1)[1:].view(self.size)
         return empty
 
 
@@ -199,8 +198,8 @@ def _launches(case: Variant) -> dict[str, _Launch]:
 
             return record
 
-    features, runs = case.features(), [number for run in case.groups.runs for number in run]
-    mask = None if case.mask == "none" else features.new_empty(features.shape[:2], dtype=_results(case.dtype))
+    features, runs = case.features(), flat_runs(case.groups)
+    mask = None if case.mask == "none" else features.new_empty(features.shape[:2], dtype=working_dtype(features))
     mask = mask[0] if case.mask == "shared" else mask
     wants_scores, wants_diversity = case.wants != "diversity", case.wants != "scores"
     with ExitStack() as stack:
@@ -216,10 +215,6 @@ def _launches(case: Variant) -> dict[str, _Launch]:
             tables = (keys.new_empty(case.groups.num_classes + more, dtype=torch.int32) for more in (1, 0))
             run.channel_mask(keys, *tables, max(case.groups.sizes), torch.float32)  # as `mc_loss` draws it
     return launches
-
-
-def _results(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
 
 
 def _distinct(target: str, cases: list[Variant]) -> dict[tuple[str, ...], list[Variant]]:

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import FancyArrowPatch, Patch, Rectangle
 
+from mcl_triton.groups import flat_runs
 from mcl_triton.kernels.launch import Launch, Strides, channel_offsets, choose
 
 from .cases import Case, real_cases
@@ -51,21 +52,18 @@ class Tile:
         return f"channels {self.channels[0]}–{self.channels[-1]}"
 
 
-def runs_of(case: Case) -> tuple[int, ...]:
-    """How many classes, how many channels each, how many classes, ..."""
-    return tuple(number for run in case.groups.runs for number in run)
-
-
 def launch_of(case: Case, is_channels_last: bool) -> Launch:
     """The launch of the kernels for a case in either layout."""
     channels, positions = case.groups.num_channels, case.side**2
     strides = (1, channels) if is_channels_last else (positions, 1)
-    return choose(runs_of(case), positions, case.dtype.itemsize, Strides(channels * positions, *strides))
+    return choose(
+        tuple(flat_runs(case.groups)), positions, case.dtype.itemsize, Strides(channels * positions, *strides)
+    )
 
 
 def tiles_of(launch: Launch, case: Case) -> list[Tile]:
     """The tiles of a sample."""
-    offsets = channel_offsets(runs_of(case))
+    offsets = channel_offsets(tuple(flat_runs(case.groups)))
     return [
         Tile(number, range(first, end), range(offsets[first], offsets[end]))
         for number, (first, end) in enumerate(zip(launch.cuts, launch.cuts[1:], strict=False))

@@ -57,9 +57,7 @@ def compiled_step(loss: Loss, case: Case) -> Step:
     Our own kernels are the launches "channel_pool" and "channel_pool_backward". In this process TRITON_INTERPRET must
     not be set.
     """
-    shape = (case.batch, case.groups.num_channels, case.side, case.side)
-    format_ = torch.channels_last if case.layout == "channels_last" else torch.contiguous_format
-    features = torch.empty(shape, dtype=case.dtype).contiguous(memory_format=format_).requires_grad_()
+    features = case.empty().requires_grad_()
     targets, mask = torch.zeros(case.batch, dtype=torch.long), torch.ones(case.groups.num_channels)
     with patch.object(pooling, "uses_kernels", lambda backend, device: backend == "triton"):
         forward, backward = graphs(lambda features: loss(features, targets, mask, case.groups), features)

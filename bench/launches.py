@@ -80,9 +80,7 @@ def step_of(loss: Loss, case: Case, device: torch.device | str = "meta") -> Step
     On the device "meta" nothing is computed, and the case may be of any size; our own kernels are not run there, but
     need TRITON_INTERPRET=1 in the environment.
     """
-    shape = (case.batch, case.groups.num_channels, case.side, case.side)
-    format_ = torch.channels_last if case.layout == "channels_last" else torch.contiguous_format
-    features = torch.empty(shape, dtype=case.dtype, device=device).contiguous(memory_format=format_).requires_grad_()
+    features = case.empty(device).requires_grad_()
     targets = torch.zeros(case.batch, dtype=torch.long, device=device)
     mask, one = torch.ones(case.groups.num_channels, device=device), torch.ones((), device=device)
     with count_launches() as forward:

@@ -14,8 +14,8 @@ from typing import TypeVar
 
 from . import results
 from .cases import name_of, real_cases
-from .panels import VARIANTS
-from .results import Result, ours_in
+from .panels import VARIANTS, variant_of
+from .results import Result, features_bytes, ours_in
 
 PAGES = (Path("README.md"), Path("docs/performance.md"))
 
@@ -91,14 +91,14 @@ def headline(rows: Rows) -> list[str]:
 def ranges(rows: Rows) -> list[str]:
     """How many times our time the others take, from the least to the most over all real shapes, by dtype and layout."""
     ratios = [row for row in rows if row.metric == "ratio" and row.mode == "both" and _has_name(row)]
-    kinds = sorted({f"{row.dtype} {row.layout}" for row in ratios}, reverse=True)
+    kinds = sorted({variant_of(row) for row in ratios}, reverse=True)
     lines = []
     for device in _devices(ratios)[:1]:
         here = [row for row in ratios if row.device == device]
         lines += [f"**{device}**:", "", f"| | {' | '.join(kinds)} |", "|---" * (1 + len(kinds)) + "|"]
         for name in _distinct(row.provider for row in here):
             values = {
-                kind: sorted(row.value for row in here if (row.provider, f"{row.dtype} {row.layout}") == (name, kind))
+                kind: sorted(row.value for row in here if (row.provider, variant_of(row)) == (name, kind))
                 for kind in kinds
             }
             lines.append(_line(name, *(_range_of_ratios(of) if of else "–" for of in values.values())))
@@ -184,12 +184,6 @@ def compiled(rows: Rows) -> list[str]:
     return lines
 
 
-def features_bytes(row: Result) -> int:
-    """|F|, the bytes of the features that a result is about."""
-    batch, channels, height, width = map(int, row.shape.split()[0].split("x"))
-    return batch * channels * height * width * {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}[row.dtype]
-
-
 TABLES = {
     "speed": speed,
     "ranges": ranges,
@@ -240,7 +234,7 @@ def _has_name(row: Result) -> bool:
 
 
 def _is_shown(row: Result) -> bool:
-    return name_of(row.shape).startswith("CUB") and f"{row.dtype} {row.layout}" in VARIANTS
+    return name_of(row.shape).startswith("CUB") and variant_of(row) in VARIANTS
 
 
 def _range(rows: Rows, metric: str, factor: float = 1.0) -> str:

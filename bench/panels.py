@@ -28,17 +28,14 @@ Grids = Mapping[str, Sequence[Sequence[Panel]]]
 """By the heading of each section, its panels line by line."""
 
 
-def dots(
-    grids: Grids, looks: Looks, title: str, subtitle: str, unit: str, notes: Sequence[str] = (), is_log: bool = True
-) -> Figure | None:
-    """A marker for each provider, on a common scale in each section; None where there is nothing to draw.
+def dots(grids: Grids, looks: Looks, title: str, subtitle: str, unit: str, notes: Sequence[str] = ()) -> Figure | None:
+    """A marker for each provider, on a common logarithmic scale in each section; None where there is nothing to draw.
 
     Args:
         grids: what is drawn.
         looks: of the providers.
         title, subtitle, notes: as in `page`.
         unit: of the scale.
-        is_log: whether the scale is logarithmic.
     """
     if not grids:
         return None
@@ -51,8 +48,7 @@ def dots(
         providers = {row.provider for row in rows_of(grid)}
         drawn = [name for name in looks if name in providers]
         for axis, (_, rows) in zip(axes, chain(*grid), strict=True):
-            if is_log:
-                axis.set_xscale("log")
+            axis.set_xscale("log")
             for place, name in enumerate(drawn):
                 own = [row for row in rows if row.provider == name]
                 shift = 0.6 * ((place + 0.5) / len(drawn) - 0.5)  # equal times lie beside each other
@@ -66,10 +62,7 @@ def dots(
                 )
         columns = len(grid[0])
         for axis in axes:
-            if is_log:
-                log_ticks(axis.xaxis, axis.get_xlim(), labels=6 if columns < 4 else 4)
-            else:
-                axis.set_xlim(left=0)
+            log_ticks(axis.xaxis, axis.get_xlim(), labels=6 if columns < 4 else 4)
         axes[-columns].set_xlabel(unit, loc="left")
     return figure
 

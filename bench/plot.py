@@ -5,18 +5,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from math import prod
 from pathlib import Path
 from typing import Any
 
-import torch
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from .cases import CLASSES, name_of, sweeps
 from .panels import VARIANTS, Panel, bars, batch_of, dots, log_ticks, quartiles, variant_of, variants_in
-from .results import FOLDER, Result, ours_in, read_folder
+from .results import FOLDER, Result, features_bytes, ours_in, read_folder
 from .roofline import LAUNCH_MICROSECONDS
 from .style import GREY, Looks, keys_of, looks_of, page, save, style
 
@@ -337,9 +335,8 @@ def in_units(row: Result, factor: float) -> Result:
 
 
 def in_features(row: Result) -> Result:
-    """A row of bytes in units of |F|, that of a shape like "32x2048x14x14 (152x10 + 48x11)" and a dtype."""
-    sizes = row.shape.split(" ")[0].split("x")
-    return in_units(row, 1 / (prod(map(int, sizes)) * getattr(torch, row.dtype).itemsize))
+    """A row of bytes in units of |F|."""
+    return in_units(row, 1 / features_bytes(row))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

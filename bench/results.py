@@ -10,6 +10,7 @@ from dataclasses import astuple, dataclass, fields
 from datetime import date
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from math import prod
 from pathlib import Path
 
 import torch
@@ -46,7 +47,7 @@ class Result:
         shape: of the features and their groups, as `bench.cases.Case.shape` writes it; "" where there is none.
         dtype: of the features: "float32", "bfloat16".
         layout: "contiguous" or "channels_last".
-        mode: "forward", "backward" or "both".
+        mode: "forward", "backward" or "both"; "copy" of a copy of the features.
         metric: a key of `METRICS`, which has the unit.
         value: the median where there are several samples.
         low, high: the quartiles; equal to the value where there is one sample.
@@ -145,6 +146,11 @@ def read_folder(folder: Path) -> list[Result]:
             f"`python -m bench run --output {folder}` writes them."
         )
     return rows
+
+
+def features_bytes(row: Result) -> int:
+    """|F|, the bytes of the features that a result is about."""
+    return prod(map(int, row.shape.split()[0].split("x"))) * getattr(torch, row.dtype).itemsize
 
 
 def ours_in(rows: Iterable[Result]) -> str:

@@ -39,8 +39,8 @@ def quick_cases() -> list[Case]:
     resnet = cases["CUB, ResNet50, 448 pixels"]
     small = cases["CUB, ResNet18, 224 pixels"]
     flowers = cases["Flowers, ResNet50, 448 pixels"]
-    chosen = [scratch, small, resnet, flowers]
-    return chosen + [replace(case, dtype=torch.bfloat16, layout="channels_last") for case in chosen]
+    few = [scratch, small, resnet, flowers]
+    return few + [replace(case, dtype=torch.bfloat16, layout="channels_last") for case in few]
 
 
 def all_cases() -> list[Case]:

@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mcl_triton import ChannelGroups, sample_channel_mask
+from mcl_triton.groups import flat_runs
 
 from .cases import LAYOUTS, Case, chosen
 from .launches import tables_kept, unseen
@@ -174,7 +175,7 @@ def record_step(
     """
     from mcl_triton.kernels import run
 
-    runs = [number for of in groups.runs for number in of]
+    runs = flat_runs(groups)
     with record_traffic() as forward:
         g, h, *statistics = run.forward(features, runs, mask, scores, diversity, saves_statistics=diversity)
     dg, dh = (torch.ones_like(result) if result.numel() else None for result in (g, h))
@@ -206,7 +207,7 @@ def bytes_of_batch(case: Case) -> tuple[int, int]:
     groups, fraction = fewer_classes(case.groups)
     features = replace(case, batch=1, groups=groups).features()
     mask = sample_channel_mask(groups)
-    offsets, cuts = tables_of(tuple(number for of in groups.runs for number in of), features.device)
+    offsets, cuts = tables_of(tuple(flat_runs(groups)), features.device)
     step = record_step(features, groups, mask)
 
     def of_all(traffic: Traffic) -> int:

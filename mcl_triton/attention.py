@@ -27,7 +27,7 @@ def sample_channel_mask(
     drop: Drop = "half",
     batch_size: int | None = None,
     generator: torch.Generator | None = None,
-    device: torch.device | str | None = None,
+    device: torch.device | str | int | None = None,
     dtype: torch.dtype = torch.float32,
     backend: str = "auto",
 ) -> Tensor:
@@ -35,7 +35,7 @@ def sample_channel_mask(
 
     For groups of one size ξ of which d are dropped, the equivalent plain PyTorch is
     ``(torch.rand(C, ξ).argsort(1).argsort(1) >= d).flatten()``. Nothing waits for the device, once the first call for
-    these groups has made its tables.
+    these groups and this drop has made its tables.
 
     Args:
         groups: which channels belong to which class.
@@ -52,8 +52,8 @@ def sample_channel_mask(
         Ones and zeros, (N,), or (batch_size, N).
 
     Raises:
-        TypeError: ``groups`` is no ChannelGroups, ``drop`` is none of the above, ``batch_size`` is no integer, or
-            ``dtype`` is no real one.
+        TypeError: ``groups`` is no ChannelGroups, ``generator`` no torch.Generator, ``drop`` is none of the above,
+            ``batch_size`` is no integer, or ``dtype`` is no real one.
         ValueError: ``drop`` leaves a class without a channel, or has the wrong length; ``batch_size`` is less than 1;
             the backend is unknown, or not for this device.
         ImportError: ``backend="triton"`` without Triton.
@@ -69,10 +69,11 @@ def sample_channel_mask(
     if not isinstance(dtype, torch.dtype) or dtype.is_complex:
         raise TypeError(f"dtype must be a real one, such as torch.float32, or torch.bool; got {dtype!r}.")
     check_backend(backend)
+    check_generator(generator)
     device = torch.empty(0, device=device).device  # with its index, whatever was given
     drop = hashable_drop(drop)
     by_kernels = uses_kernels(backend, device)
-    tables = (_tables_of_classes if by_kernels else _tables_of_channels)(groups, drop, device)
+    tables = _tables(groups, drop, device, by_kernels)
     shape = (groups.num_channels,) if batch_size is None else (batch_size, groups.num_channels)
     keys = (
         torch.randint(1 << _RANDOM_BITS, shape, device=device)
@@ -86,7 +87,16 @@ def sample_channel_mask(
     first_keys, is_kept = tables
     # Sorted, the channels stand class by class, in random order within a class, whose first ones are dropped.
     order = (keys + first_keys).argsort(-1)
-    return torch.empty(shape, dtype=dtype, device=device).scatter_(-1, order, is_kept.to(dtype).expand(shape))
+    return torch.empty_like(keys, dtype=dtype).scatter_(-1, order, is_kept.to(dtype).expand(shape))
+
+
+def check_generator(generator: object) -> None:
+    """Raise TypeError unless ``generator`` is one of PyTorch's, or None."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"generator must be a torch.Generator or None; got {generator!r:.200}. "
+            "torch.Generator(device).manual_seed(seed) makes one of a seed."
+        )
 
 
 _EXPECTED = 'drop must be "half", an integer, a fraction in [0, 1), or one integer a class'
@@ -105,18 +115,18 @@ def hashable_drop(drop: Drop) -> HashableDrop:
         raise TypeError(f"{_EXPECTED}; got {drop!r:.200}.") from None
 
 
-def dropped_channels(groups: ChannelGroups, drop: HashableDrop) -> list[int]:
+def dropped_channels(groups: ChannelGroups, drop: HashableDrop) -> tuple[int, ...]:
     """How many channels each class loses, one integer a class, with ``drop`` as in `sample_channel_mask`."""
     if isinstance(drop, str):
         if drop != "half":
             raise ValueError(f"{_EXPECTED}; got {drop!r}.")
-        return [size // 2 for size in groups.sizes]
+        return tuple(size // 2 for size in groups.sizes)
     if isinstance(drop, float):
         if not 0 <= drop < 1:
             raise ValueError(f"{_EXPECTED}; got the fraction {drop!r}.")
         fraction = Fraction(repr(drop))  # the decimal as written: 0.29 of 100 channels is 29, not 28
-        return [int(fraction * size) for size in groups.sizes]
-    dropped = [drop] * groups.num_classes if isinstance(drop, int) else list(drop)
+        return tuple(int(fraction * size) for size in groups.sizes)
+    dropped = (drop,) * groups.num_classes if isinstance(drop, int) else drop
     if len(dropped) != groups.num_classes:
         raise ValueError(f"{_EXPECTED}; got {len(dropped)} integers for {groups.num_classes} classes.")
     for class_index, (number, size) in enumerate(zip(dropped, groups.sizes, strict=True)):
@@ -143,14 +153,20 @@ def _(keys: Tensor, offsets: Tensor, dropped: Tensor, longest: int, dtype: torch
 
 
 @once_per_device
-def _tables_of_classes(groups: ChannelGroups, drop: HashableDrop, device: torch.device) -> tuple[Tensor, Tensor]:
-    """First channel of each class, and N, (C + 1,) int32, and how many channels each class loses, (C,) int32."""
-    offsets = torch.tensor((*groups.offsets, groups.num_channels), dtype=torch.int32, device=device)
-    return offsets, torch.tensor(dropped_channels(groups, drop), dtype=torch.int32, device=device)
+def _tables(groups: ChannelGroups, drop: HashableDrop, device: torch.device, by_kernels: bool) -> tuple[Tensor, Tensor]:
+    """The tables of a drop; two that take as many channels share them, so that a schedule does not fill the memory."""
+    return (_tables_of_classes if by_kernels else _tables_of_channels)(groups, dropped_channels(groups, drop), device)
 
 
 @once_per_device
-def _tables_of_channels(groups: ChannelGroups, drop: HashableDrop, device: torch.device) -> tuple[Tensor, Tensor]:
+def _tables_of_classes(groups: ChannelGroups, dropped: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """First channel of each class, and N, (C + 1,) int32, and how many channels each class loses, (C,) int32."""
+    offsets = torch.tensor((*groups.offsets, groups.num_channels), dtype=torch.int32, device=device)
+    return offsets, torch.tensor(dropped, dtype=torch.int32, device=device)
+
+
+@once_per_device
+def _tables_of_channels(groups: ChannelGroups, dropped: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """Smallest sort key of each channel, (N,) int64, and which places of the sorted order are kept, (N,) bool."""
     sizes = torch.tensor(groups.sizes, device="cpu")
 
@@ -158,6 +174,6 @@ def _tables_of_channels(groups: ChannelGroups, drop: HashableDrop, device: torch
         return torch.tensor(values, device="cpu").repeat_interleave(sizes, output_size=groups.num_channels)
 
     place_in_group = torch.arange(groups.num_channels, device="cpu") - of_each_channel(groups.offsets)
-    is_kept = place_in_group >= of_each_channel(dropped_channels(groups, drop))
+    is_kept = place_in_group >= of_each_channel(dropped)
     first_keys = of_each_channel(range(groups.num_classes)) << _RANDOM_BITS
     return first_keys.to(device), is_kept.to(device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 from itertools import accumulate, groupby
 from typing import NoReturn
 
@@ -29,7 +29,7 @@ class ChannelGroups:
         is_uniform: whether every class has the same number of channels.
 
     Raises:
-        TypeError: ``sizes`` is not an iterable of integers.
+        TypeError: ``sizes`` is not an iterable of integers in the order of the classes.
         ValueError: there is no class, or a class has no channel.
 
     Examples:
@@ -49,6 +49,8 @@ class ChannelGroups:
 
     def __init__(self, sizes: Iterable[int]) -> None:
         try:
+            if isinstance(sizes, (Mapping, Set)):  # of keys, or in no order
+                raise TypeError
             checked = tuple(integer(size) for size in sizes)
         except TypeError:
             raise TypeError(
@@ -136,6 +138,11 @@ class ChannelGroups:
             f"ChannelGroups({self.num_classes} classes of {min(self.sizes)} to {max(self.sizes)} channels, "
             f"{self.num_channels} in all)"
         )
+
+
+def flat_runs(groups: ChannelGroups) -> list[int]:
+    """`ChannelGroups.runs` in one list, as operators take it: how many classes, how many channels each, and so on."""
+    return [number for run in groups.runs for number in run]
 
 
 def integer(value: object) -> int:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from .attention import Drop, dropped_channels, hashable_drop, sample_channel_mask
+from .attention import Drop, check_generator, dropped_channels, hashable_drop, sample_channel_mask
 from .backend import check_backend
 from .groups import ChannelGroups, require_groups
-from .pooling import check_arguments, pool_checked
+from .pooling import check_arguments, pool_checked, require_dense
 from .transforms import once_per_device, values_are_readable
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -122,9 +122,14 @@ def mc_loss(
         )
     else:
         discriminality = criterion(scores, targets)
-        if not isinstance(discriminality, Tensor) or discriminality.dim() != 0:
+        if (
+            not isinstance(discriminality, Tensor)
+            or discriminality.dim() != 0
+            or not discriminality.is_floating_point()
+        ):
             raise ValueError(
-                f"criterion must return a scalar tensor; got {_describe(discriminality)}. Does it reduce by a mean?"
+                f"criterion must return a floating scalar tensor; got {_describe(discriminality)}. "
+                "Does it reduce by a mean?"
             )
     diversity = diversity_scores.mean()
     first, second = weights
@@ -184,6 +189,7 @@ class MCLoss(nn.Module):
         require_groups(groups)
         drop = hashable_drop(drop)
         dropped_channels(groups, drop)  # raises for what does not fit the groups
+        check_generator(generator)
         check_backend(backend)
         _check_criterion(groups, criterion, label_smoothing, class_weights, ignore_index)
         self.groups = groups
@@ -280,13 +286,13 @@ def _check_criterion(
     ignore_index: int,
 ) -> None:
     if not isinstance(label_smoothing, (int, float)) or not 0 <= label_smoothing <= 1:
-        raise ValueError(f"label_smoothing must be from 0 to 1; got {label_smoothing!r:.200}.")
+        raise ValueError(f"label_smoothing must be a float from 0 to 1; got {label_smoothing!r:.200}.")
     if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
         raise TypeError(f"ignore_index must be an integer, of type int; got {ignore_index!r:.200}.")
     if class_weights is not None:
-        if not isinstance(class_weights, Tensor) or class_weights.is_complex():
-            given = getattr(class_weights, "dtype", type(class_weights).__name__)
-            raise TypeError(f"class_weights must be a tensor of real numbers; got {given}.")
+        require_dense("class_weights", class_weights)
+        if class_weights.is_complex():
+            raise TypeError(f"class_weights must be a tensor of real numbers; got {class_weights.dtype}.")
         if tuple(class_weights.shape) != (groups.num_classes,):
             raise ValueError(f"class_weights must be ({groups.num_classes},); got {tuple(class_weights.shape)}.")
     if criterion is not None:
@@ -310,6 +316,7 @@ def _check_targets(targets: Tensor, features: Tensor, groups: ChannelGroups, ign
 
     if not isinstance(targets, Tensor):
         raise TypeError(f"{expected()}; got {type(targets).__name__}.")
+    require_dense("targets", targets)
     if targets.device != features.device:
         raise ValueError(f"targets are on {targets.device}, features are on {features.device}: move one of them.")
     if targets.is_floating_point():
@@ -341,4 +348,4 @@ def _check_targets(targets: Tensor, features: Tensor, groups: ChannelGroups, ign
 
 
 def _describe(value: object) -> str:
-    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)[:200]
+    return f"a {value.dtype} tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)[:200]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .groups import ChannelGroups, require_groups
+from .pooling import require_dense
 from .transforms import values_are_readable
 
 
@@ -43,8 +44,7 @@ def class_maps(
     require_groups(groups)
     if reduce not in ("max", None):
         raise ValueError(f'reduce must be "max" or None; got {reduce!r}.')
-    if not isinstance(features, Tensor):
-        raise TypeError(f"features must be a tensor; got {type(features).__name__}.")
+    require_dense("features", features)
     shape = tuple(features.shape)
     if features.dim() not in (3, 4) or shape[1] != groups.num_channels or 0 in shape:
         raise ValueError(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from . import eager
 from .backend import check_backend, uses_kernels
-from .groups import ChannelGroups, require_groups
+from .groups import ChannelGroups, flat_runs, require_groups
 from .kernels.tables import tables_of
 from .transforms import are_plain, is_differentiated_by_functorch, values_are_readable
 
@@ -98,8 +98,8 @@ def pool_checked(
 ) -> tuple[Tensor, Tensor]:
     """g and h of arguments that `check_arguments` has seen; empty where not wanted."""
     if mask is not None:
-        mask = mask.to(torch.promote_types(features.dtype, torch.float32))
-    runs = [number for run in groups.runs for number in run]
+        mask = mask.to(eager.working_dtype(features))
+    runs = flat_runs(groups)
     by_kernels = uses_kernels(backend, features.device)
     if by_kernels:  # made now: memory that an operator takes belongs to the CUDA graph it may be captured in
         tables_of(tuple(runs), features.device)
@@ -112,16 +112,11 @@ def pool_checked(
 def check_arguments(features: Tensor, groups: ChannelGroups, mask: Tensor | None, backend: str) -> None:
     """Raise TypeError or ValueError for what `channel_pool` does not take."""
     require_groups(groups)
-    if not isinstance(features, Tensor):
-        raise TypeError(f"features must be a tensor; got {type(features).__name__}.")
+    require_dense("features", features)
     if features.dtype not in _DTYPES:
         raise TypeError(
             f"features must be float32, bfloat16, float16 or float64; got {features.dtype}. "
             "They are the activations of a convolution, before any pooling; .float() converts others."
-        )
-    if features.layout != torch.strided:
-        raise TypeError(
-            f"features must be an ordinary dense tensor; got {features.layout}. .to_dense() converts others."
         )
     if torch.autograd.forward_ad.unpack_dual(features).tangent is not None:  # type: ignore[no-untyped-call]
         raise NotImplementedError("channel_pool has no forward-mode derivative (jvp, jacfwd); use reverse mode.")
@@ -143,8 +138,9 @@ def check_arguments(features: Tensor, groups: ChannelGroups, mask: Tensor | None
     uses_kernels(backend, features.device)  # raises for a device without kernels
     if mask is None:
         return
-    if not isinstance(mask, Tensor) or mask.is_complex():
-        raise TypeError(f"mask must be a tensor of zeros and ones; got {getattr(mask, 'dtype', type(mask).__name__)}.")
+    require_dense("mask", mask)
+    if mask.is_complex():
+        raise TypeError(f"mask must be a tensor of zeros and ones; got {mask.dtype}.")
     if tuple(mask.shape) != shape[1:2] and tuple(mask.shape) != shape[:2]:
         raise ValueError(f"mask must be {(shape[1],)} or {shape[:2]} for features {shape}; got {tuple(mask.shape)}.")
     if mask.device != features.device:
@@ -153,6 +149,15 @@ def check_arguments(features: Tensor, groups: ChannelGroups, mask: Tensor | None
         raise ValueError("mask must hold zeros and ones only: 1 for a channel that is kept, 0 for one that is masked.")
     if mask.requires_grad:
         raise ValueError("mask requires a gradient, and has none: it is a choice of channels. Pass mask.detach().")
+
+
+def require_dense(name: str, value: object) -> None:
+    """Raise TypeError, with its name, for anything but a tensor whose elements all lie in memory, one shape for all."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor; got {type(value).__name__}.")
+    if value.layout != torch.strided or value.is_nested:
+        given = "a nested one" if value.is_nested else value.layout
+        raise TypeError(f"{name} must be an ordinary dense tensor; got {given}. .to_dense() converts sparse ones.")
 
 
 # One pair of operators for both backends: what autograd, torch.compile and fake tensors need to know is the same.
@@ -188,7 +193,7 @@ def _(
     saves_statistics: bool,
     by_kernels: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    dtype = torch.promote_types(features.dtype, torch.float32)
+    dtype = eager.working_dtype(features)
     shape = (features.shape[0], sum(runs[::2]))
     statistics_shape = features.shape[:2] if saves_statistics and by_kernels else (0,)
     return (

@@ -50,7 +50,14 @@ def are_plain(*tensors: Tensor | None) -> bool:
 
 def is_differentiated_by_functorch(tensor: Tensor) -> bool:
     """Whether `torch.func` computes a gradient with respect to a tensor; not asked while `torch.compile` traces."""
-    return not torch.compiler.is_compiling() and torch._C._functorch.is_gradtrackingtensor(tensor)
+    if torch.compiler.is_compiling():
+        return False
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):  # a transform each, the innermost first
+        if functorch.is_gradtrackingtensor(tensor):
+            return True
+        tensor = functorch.get_unwrapped(tensor)
+    return False
 
 
 def once_per_device(make: Callable[Parameters, Result]) -> Callable[Parameters, Result]:

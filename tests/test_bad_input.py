@@ -40,6 +40,8 @@ def refuses(error, *parts):
         (6, TypeError, ["got 6", "uniform(num_classes, channels_per_class)"]),
         (None, TypeError, ["got None"]),
         ("33", TypeError, ["got '33'"]),
+        ({1: 3, 2: 3}, TypeError, ["for example [3, 3, 2]", "got {1: 3, 2: 3}"]),
+        ({3, 2}, TypeError, ["for example [3, 3, 2]", "got {2, 3}"]),
     ],
     ids=str,
 )
@@ -126,7 +128,13 @@ MASK_ERRORS = {
     "scalar": (torch.tensor(1.0), ValueError, ["(6,) or (4, 6)", "got ()"]),
     "another device": (torch.ones(6, device="meta"), ValueError, ["mask is on meta", "features are on cpu"]),
     "complex": (torch.ones(6) + 0j, TypeError, ["tensor of zeros and ones", "torch.complex64"]),
-    "a list": ([1, 0, 1, 1, 1, 0], TypeError, ["tensor of zeros and ones", "list"]),
+    "a list": ([1, 0, 1, 1, 1, 0], TypeError, ["mask must be a tensor", "got list"]),
+    "an array": (torch.ones(6).numpy(), TypeError, ["mask must be a tensor", "got ndarray"]),
+    "sparse": (
+        torch.ones(6).to_sparse(),
+        TypeError,
+        ["mask must be an ordinary dense tensor", "sparse", ".to_dense()"],
+    ),
     "trainable": (torch.ones(6, requires_grad=True), ValueError, ["mask requires a gradient", "mask.detach()"]),
 }
 
@@ -193,6 +201,11 @@ TARGET_ERRORS = {
     "complex": (TARGETS + 0j, TypeError, [INDICES_OR_PROBABILITIES, "torch.complex64"]),
     "a list": ([0, 1, 2, 2], TypeError, [INDICES_OR_PROBABILITIES, "got list"]),
     "nothing": (None, TypeError, [INDICES_OR_PROBABILITIES, "got NoneType"]),
+    "sparse": (
+        torch.eye(3)[TARGETS].to_sparse(),
+        TypeError,
+        ["targets must be an ordinary dense tensor", ".to_dense()"],
+    ),
     "one too large": (torch.tensor([0, 1, 3, 2]), ValueError, ["from 0 to 2", "sample 2 has 3", "targets - 1"]),
     "negative": (torch.tensor([0, -1, 1, 2]), ValueError, ["from 0 to 2", "ignore_index=-100", "sample 1 has -1"]),
     "bytes that wrap": (torch.tensor([0, 255, 1, 2]).byte(), ValueError, ["from 0 to 2", "sample 1 has 255"]),
@@ -232,8 +245,8 @@ SETTING_ERRORS = {
     "a number": ({"weights": 1.5}, TypeError, ["two numbers, (alpha, beta)", "got 1.5"]),
     "three weights": ({"weights": (1, 2, 3)}, TypeError, ["two numbers, (alpha, beta)", "got (1, 2, 3)"]),
     "words": ({"weights": ("a", "b")}, TypeError, ["two numbers", "got ('a', 'b')"]),
-    "smoothing above 1": ({"label_smoothing": 1.1}, ValueError, ["label_smoothing must be from 0 to 1", "got 1.1"]),
-    "smoothing below 0": ({"label_smoothing": -0.1}, ValueError, ["label_smoothing must be from 0 to 1", "-0.1"]),
+    "smoothing above 1": ({"label_smoothing": 1.1}, ValueError, ["label_smoothing must be", "from 0 to 1", "got 1.1"]),
+    "smoothing below 0": ({"label_smoothing": -0.1}, ValueError, ["label_smoothing must be", "from 0 to 1", "-0.1"]),
     "class weights of other classes": ({"class_weights": torch.ones(4)}, ValueError, ["must be (3,)", "got (4,)"]),
     "class weights of channels": ({"class_weights": torch.ones(3, 1)}, ValueError, ["must be (3,)", "got (3, 1)"]),
     "complex class weights": (
@@ -242,6 +255,16 @@ SETTING_ERRORS = {
         ["class_weights must be a tensor of real numbers", "got torch.complex64"],
     ),
     "true as ignore_index": ({"ignore_index": True}, TypeError, ["ignore_index must be an integer", "got True"]),
+    "sparse class weights": (
+        {"class_weights": torch.ones(3).to_sparse()},
+        TypeError,
+        ["class_weights must be an ordinary dense tensor", "sparse", ".to_dense()"],
+    ),
+    "seed for generator": (
+        {"generator": 5},
+        TypeError,
+        ["generator must be a torch.Generator or None", "got 5", "seed"],
+    ),
     "list of class weights": ({"class_weights": [1, 1, 1]}, TypeError, ["class_weights must be a tensor", "got list"]),
     "criterion": ({"criterion": 3}, TypeError, ["criterion must be callable", "got 3"]),
     "result for criterion": ({"criterion": torch.ones(4)}, TypeError, ["criterion must be callable", "shape (4,)"]),
@@ -265,7 +288,11 @@ SETTING_ERRORS = {
     "string of weights": ({"weights": "12"}, TypeError, ["two numbers, (alpha, beta)", "got '12'"]),
     "mapping of weights": ({"weights": {1: 2, 3: 4}}, TypeError, ["two numbers", "got {1: 2, 3: 4}"]),
     "list for convention": ({"convention": ["official"]}, ValueError, ['"official" or "paper"', "got ['official']"]),
-    "no smoothing": ({"label_smoothing": None}, ValueError, ["label_smoothing must be from 0 to 1", "got None"]),
+    "no smoothing": (
+        {"label_smoothing": None},
+        ValueError,
+        ["label_smoothing must be a float from 0 to 1", "got None"],
+    ),
     "fraction for index": ({"ignore_index": 1.5}, TypeError, ["ignore_index must be an integer", "got 1.5"]),
     "mapping for drop": ({"drop": {0: 1, 1: 0, 2: 1}}, TypeError, ['"half"', "got {0: 1"]),
     "word for drop": ({"drop": "all"}, ValueError, ['drop must be "half"', "got 'all'"]),
@@ -283,14 +310,15 @@ def test_settings(settings, error, parts):
 @pytest.mark.parametrize(
     ("result", "part"),
     [
-        (torch.ones(4), "a tensor of shape (4,)"),
+        (torch.ones(4), "a torch.float32 tensor of shape (4,)"),
         (1.5, "1.5"),
         (None, "None"),
-        (torch.ones(1), "a tensor of shape (1,)"),
+        (torch.ones(1), "a torch.float32 tensor of shape (1,)"),
+        (torch.tensor(3), "a torch.int64 tensor of shape ()"),
     ],
 )
 def test_criterion_that_gives_no_scalar(result, part):
-    with pytest.raises(ValueError, match="criterion must return a scalar tensor; got " + re.escape(part)):
+    with pytest.raises(ValueError, match="criterion must return a floating scalar tensor; got " + re.escape(part)):
         mc_loss(FEATURES, TARGETS, GROUPS, drop=0, criterion=lambda scores, targets: result)
 
 
@@ -417,6 +445,15 @@ def test_classes_of_maps(classes):
         class_maps(FEATURES, GROUPS, classes)
 
 
-def test_sparse_features():
-    with refuses(TypeError, "dense tensor", "sparse", ".to_dense()"):
-        channel_pool(FEATURES.to_sparse(), GROUPS)
+@pytest.mark.parametrize("call", [channel_pool, lambda features, groups: class_maps(features, groups, 0)])
+def test_sparse_features(call):
+    with refuses(TypeError, "features must be an ordinary dense tensor", "sparse", ".to_dense()"):
+        call(FEATURES.to_sparse(), GROUPS)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged], ids=str)
+def test_nested_features(layout):
+    nested = torch.nested.nested_tensor([torch.ones(2, 5), torch.ones(3, 5)], layout=layout)
+    with refuses(TypeError, "features must be an ordinary dense tensor", "got a nested one"):
+        channel_pool(nested, GROUPS)

@@ -335,6 +335,17 @@ def test_vmap_of_the_pooling():
         assert torch.equal(diversity, channel_pool(one, GROUPS).diversity)
 
 
+@pytest.mark.parametrize("backend", ["eager", "triton"])
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_masks_drawn_through_vmap(backend):
+    def draw(_):
+        return sample_channel_mask(GROUPS, device=KERNEL_DEVICE, backend=backend)
+
+    masks = torch.func.vmap(draw, randomness="different")(torch.zeros(3))
+    assert len({tuple(mask.tolist()) for mask in masks}) == 3
+    assert [mask.sum() for mask in masks] == [sum(GROUPS.sizes) - sum(size // 2 for size in GROUPS.sizes)] * 3
+
+
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 @pytest.mark.parametrize("is_compiled", [False, True])
 @pytest.mark.parametrize("backend", ["eager", "triton"])
@@ -387,6 +398,13 @@ def test_tables_are_made_before_the_operator_runs(monkeypatch, is_compiled):
 def test_functional_gradients_raise(transform):
     with pytest.raises(NotImplementedError, match=r"no gradient under torch\.func.*use torch\.autograd\.grad"):
         transform(lambda features: mc_loss(features, TARGETS, GROUPS, drop=0).loss)(signed())
+
+
+def test_functional_gradients_raise_around_vmap():
+    """Inside, features are a batch of what is differentiated."""
+    pool = torch.func.vmap(lambda features: channel_pool(features, GROUPS).scores)
+    with pytest.raises(NotImplementedError, match=r"no gradient under torch\.func"):
+        torch.func.grad(lambda features: pool(features).sum())(signed()[None])
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # PyTorch's own, when forward mode begins

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcl_triton import ChannelGroups, channel_pool, mc_loss, sample_channel_mask
+from mcl_triton import ChannelGroups, attention, channel_pool, mc_loss, sample_channel_mask
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 RAGGED = ChannelGroups([3, 1, 3, 7, 1, 2, 10])
@@ -211,6 +211,14 @@ def test_default_device():
     with torch.device("meta"):
         assert sample_channel_mask(RAGGED).device.type == "meta"
     assert sample_channel_mask(RAGGED).device.type == "cpu"
+
+
+@pytest.mark.parametrize("by_kernels", [False, True])
+def test_a_schedule_of_drops_keeps_few_tables(by_kernels):
+    """They are never dropped themselves: a number of its own in every step must not fill the memory."""
+    groups, device = ChannelGroups([4, 3, 10]), torch.device("cpu")
+    kept = {id(attention._tables(groups, step / 1000, device, by_kernels)) for step in range(1000)}
+    assert len(kept) == len({(step * 4 // 1000, step * 3 // 1000, step * 10 // 1000) for step in range(1000)})
 
 
 # Tables that are kept must not carry a mode out of it

@@ -1,1 +1,1 @@
-"""The two reductions and their gradient in Triton. Imported when first used, so that Triton may be missing."""
+"""The kernels in Triton and how they are launched; `run` is imported when first used, and Triton not before."""

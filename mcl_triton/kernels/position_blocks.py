@@ -245,7 +245,7 @@ def slots_of_classes(start, size, TILE_CLASSES: tl.constexpr, TILE_PLACES: tl.co
 
 @triton.jit
 def slots_of_channels(start, size, is_class, TILE_CLASSES: tl.constexpr, TILE_PLACES: tl.constexpr):
-    """For each of the tile's channels its slot; 0 for those beyond the last class."""
+    """For each of the tile's channels its slot; some slot for those beyond the last class, which nobody stores."""
     SLOTS: tl.constexpr = TILE_CLASSES * TILE_PLACES
     channel = tl.arange(0, SLOTS)[:, None]
     is_past = (channel >= (start + size)[None, :]) & is_class[None, :]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..eager import working_dtype
 from . import masks, position_blocks, whole_maps
 from .launch import Launch, Strides, choose, choose_for_mask
 from .tables import tables_of
@@ -39,7 +40,7 @@ def forward(
     """
     maps, strides = _maps(features)
     batch, channels, _ = maps.shape
-    dtype = torch.promote_types(features.dtype, torch.float32)
+    dtype = working_dtype(features)
     shape = (batch, sum(runs[::2]))
     scores = maps.new_empty(shape if wants_scores else 0, dtype=dtype)
     diversity = maps.new_empty(shape if wants_diversity else 0, dtype=dtype)
