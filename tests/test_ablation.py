@@ -443,7 +443,10 @@ def test_a_stopped_ablation_leaves_nothing_running_and_goes_on(tmp_path):
     while process.poll() is None and len(list(tmp_path.glob("*/checkpoint.pt"))) < 2:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    try:
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()  # or a test that fails would train on
     assert process.returncode == 130
     assert "stopped; the same command goes on." in errors
     written = runs_in(tmp_path)
