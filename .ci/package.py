@@ -1,7 +1,7 @@
 """Build the wheel and the sdist, and look at them as somebody does who has nothing else: `make package`.
 
 The environments that the wheel is installed into see the packages that are installed here, by links, so that nothing
-large is fetched: all but mcl_triton, and in one of them all but triton.
+large is fetched: all but mcl_triton, and in one of them all but Triton, and NumPy, which Triton's interpreter needs.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
         check_wheel(wheel)
         check_sdist(sdist)
         assert contents(wheel) == contents(place / "from-tree" / wheel.name), "the sdist builds another wheel"
-        for name, without in (("with-triton", ()), ("without-triton", ("triton",))):
+        for name, without in (("with-triton", ()), ("without-triton", ("triton", "numpy"))):
             python = environment(place / name, wheel, without)
             run(python, "-I", ROOT / ".ci" / "smoke.py", name, cwd=place)
             print(f"{wheel.name} {name.replace('-', ' ')}: works")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 
 from .build import load_test_data
@@ -41,17 +42,15 @@ def validate(path: Path, data: str | None = None, device: str = "auto", workers:
     network, settings, classes = load_network(path)
     test_set = load_test_data(replace(settings, data=data or settings.data))
     if test_set.classes != classes:
+        pairs = enumerate(zip_longest(classes, test_set.classes))
+        place, expected, found = next((place, *pair) for place, pair in pairs if pair[0] != pair[1])
         raise ValueError(
-            f"the data must have the classes that the network was trained on, {_some(classes)}; "
-            f"got {_some(test_set.classes)}."
+            f"the data must have the {len(classes)} classes that the network was trained on; got "
+            f"{len(test_set.classes)}, where class {place} is {found!r}, not {expected!r}."
         )
     chosen = choose_device(device)
     with autocast(settings, chosen):
         return evaluate(network.to(chosen), test_set, settings.batch_size, workers=workers)
-
-
-def _some(classes: list[str]) -> str:
-    return f"{len(classes)} such as {classes[0]!r}"
 
 
 if __name__ == "__main__":

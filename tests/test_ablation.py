@@ -177,6 +177,13 @@ def test_equal_accuracies_are_neither_more_nor_less():
     assert found[:3] == ["37.5 ± 17.7", "-12.5 ± 17.7", "0/1"]
 
 
+def test_differences_without_spread_get_no_star():
+    results = made_up(Plan(BASE, (0, 1, 2)))
+    for settings, row in results.rows.items():
+        row["test_accuracy"] = 0.75 if any(settings.weights) else 0.5
+    assert cells_of(table(results))["+ L_dis"][:3] == ["75.0 ± 0.0", "+25.0 ± 0.0", "3/0"]
+
+
 def test_one_seed_has_neither_spread_nor_stars():
     text = table(made_up(replace(PLAN, seeds=(7,))))
     assert "±" not in text
@@ -436,7 +443,10 @@ def test_a_stopped_ablation_leaves_nothing_running_and_goes_on(tmp_path):
     while process.poll() is None and len(list(tmp_path.glob("*/checkpoint.pt"))) < 2:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    try:
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()  # or a test that fails would train on
     assert process.returncode == 130
     assert "stopped; the same command goes on." in errors
     written = runs_in(tmp_path)

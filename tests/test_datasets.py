@@ -360,6 +360,21 @@ def test_a_broken_image_is_named_from_a_worker(root):
 # What is published
 
 
+@pytest.mark.parametrize(
+    ("name", "classes", "train", "test", "images"),
+    [
+        ("cub", 200, 5994, 5794, 11788),
+        ("cub-boxes", 200, 5994, 5794, 11788),
+        ("aircraft", 100, 6667, 3333, 10000),
+        ("flowers", 102, 2040, 6149, 8189),
+        ("cars", 196, 8144, 8041, 16185),
+    ],
+)
+def test_sizes_are_the_published_ones(name, classes, train, test, images):
+    assert DATASETS[name].sizes == Sizes(classes, train, test)
+    assert train + test == images
+
+
 @pytest.mark.parametrize("name", AUTHORS)
 @pytest.mark.parametrize("split", SPLITS)
 def test_files_of_another_size_are_refused(tmp_path, name, split):

@@ -18,7 +18,7 @@ from reference.explain import Viewer
 from reference.network import MCNetwork, global_max_pooling
 from reference.settings import Settings
 from reference.transforms import from_scratch
-from reference.views import views
+from reference.views import scaled_maps, views
 
 CLASSES = ["001.Red_Kite", "002.Green_Finch"]
 
@@ -99,6 +99,12 @@ def test_maps_are_those_of_the_class_and_their_maximum():
     assert left[18, :20].min() > 0.8
     assert left[18, 28:].max() == 0
     assert right[18, :20].max() == 0
+
+
+def test_maps_of_an_image_share_one_scale_and_show_nothing_negative():
+    features = torch.tensor([[8.0, -8], [2, 0], [-1, -3]]).view(1, 3, 1, 2)
+    maps = scaled_maps(features, ChannelGroups([3]), torch.tensor([0]), (1, 2))
+    assert maps[0, :, 0].tolist() == [[1, 0], [0.25, 0], [0, 0], [1, 0]]  # the last is their maximum
 
 
 def test_the_box_is_around_the_maximum():

@@ -106,6 +106,7 @@ def test_copies_and_pickles():
 def test_repr_is_small():
     assert repr(ChannelGroups([3, 3, 2])) == "ChannelGroups(2x3 + 1x2)"
     assert repr(ChannelGroups.split(2048, 200)) == "ChannelGroups(152x10 + 48x11)"
+    assert repr(ChannelGroups([1, 2, 1, 2, 4])) == "ChannelGroups(5 classes of 1 to 4 channels, 10 in all)"
     many = repr(ChannelGroups([1, 2] * 500))
     assert len(many) < 100
     assert "1000 classes" in many

@@ -38,6 +38,7 @@ def test_the_threshold_is_a_fraction_of_the_maximum_and_itself_out():
     assert locate(heat, (2, 3), 0) == (0, 0, 3, 1)
     assert locate(100 * heat, (2, 3), 0.49) == (1, 0, 2, 1)
     assert locate(drawn("15"), (1, 2)) == (1, 0, 1, 1)  # 1 is 20 % of 5
+    assert locate(drawn(".8."), (1, 6), 0.3) == (1, 0, 4, 1)  # enlarged to 0 2 6 6 2 0: 2 is more than 30 % of 6
 
 
 @pytest.mark.parametrize("heat", [torch.zeros(3, 4), -torch.ones(3, 4), drawn("..") - 5, torch.full((2, 2), math.nan)])

@@ -123,6 +123,29 @@ def test_a_step_against_the_gradient_makes_channels_more_diverse(convention):
     assert after.loss < before.loss
 
 
+@pytest.mark.parametrize(
+    ("convention", "weights", "expected"),
+    [
+        ("official", (2, 0), {"discriminality"}),
+        ("official", (0, 2), {"diversity"}),
+        ("official", (2, 3), {"discriminality", "diversity"}),
+        ("paper", (2, 0), {"discriminality"}),
+        ("paper", (2, 3), {"discriminality", "diversity"}),
+    ],
+)
+def test_a_component_of_weight_0_is_reported_and_gets_no_gradient(convention, weights, expected):
+    """Not even one of zeros, which backward would compute with."""
+    groups, features = ChannelGroups.uniform(7, 3), make_features("signed", (4, 21, 5, 4), torch.float64)
+    output = mc_loss(features.requires_grad_(), TARGETS, groups, drop=0, convention=convention, weights=weights)
+    reached = set()
+    for name in ("discriminality", "diversity"):
+        value = getattr(output, name)
+        assert value > 0
+        value.register_hook(lambda _, name=name: reached.add(name))
+    output.loss.backward()
+    assert reached == expected
+
+
 # The mask
 
 

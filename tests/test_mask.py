@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcl_triton import ChannelGroups, attention, channel_pool, mc_loss, sample_channel_mask
+from mcl_triton.transforms import once_per_device
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 RAGGED = ChannelGroups([3, 1, 3, 7, 1, 2, 10])
@@ -278,6 +279,14 @@ def test_first_use_with_another_default_dtype():
     finally:
         torch.set_default_dtype(torch.float32)
     train_once(groups)
+
+
+def test_no_table_is_ever_made_again():
+    """A CUDA graph that was captured with one goes on to read it, however many others are made."""
+    table_of = once_per_device(lambda number: torch.tensor([number]))
+    first = table_of(0)
+    assert [table_of(number).item() for number in range(1, 2000)] == list(range(1, 2000))
+    assert table_of(0) is first
 
 
 def test_a_mask_is_the_callers_own():

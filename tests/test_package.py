@@ -111,9 +111,11 @@ def test_every_requirement_has_a_lower_bound() -> None:
         assert {bound.operator for bound in requirement.specifier} & {">=", "=="}, requirement
 
 
-def test_the_oldest_python_is_named_once() -> None:
-    minors = re.findall(r":: Python :: 3\.(\d+)", " ".join(PROJECT["classifiers"]))
-    assert PROJECT["requires-python"] == f">=3.{min(map(int, minors))}"
+def test_the_oldest_python_is_the_same_everywhere() -> None:
+    oldest = min(int(minor) for minor in re.findall(r":: Python :: 3\.(\d+)", " ".join(PROJECT["classifiers"])))
+    assert PROJECT["requires-python"] == f">=3.{oldest}"
+    assert re.findall(r"version_info < \(3, (\d+)\)", MAKEFILE) == [str(oldest)]
+    assert f"Python 3.{oldest} or newer" in MAKEFILE
 
 
 def test_help_lists_every_target() -> None:

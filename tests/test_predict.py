@@ -60,17 +60,25 @@ def test_validation_prints_what_training_measured(run, capsys):
     assert printed == {name[5:]: f"{value:.4f}" for name, value in rows[-1].items() if name.startswith("test_")}
 
 
-def test_other_classes_than_those_trained_on(run, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (["Crow", "Kite"], "the network was trained on; got 2, where class 1 is 'Wren', not 'Kite'."),
+        (["Crow"], "got 2, where class 1 is 'Wren', not None."),
+    ],
+    ids=["other names", "fewer"],
+)
+def test_other_classes_than_those_trained_on(classes, message, run, tmp_path, capsys):
     folder, _, _ = run
-    for split in ("train", "test"):
-        (tmp_path / split / "Wren").mkdir(parents=True)
-        Image.new("RGB", (60, 50)).save(tmp_path / split / "Wren" / "one.png")
+    for path in (tmp_path / split / name for split in ("train", "test") for name in ("Crow", "Wren")):
+        path.mkdir(parents=True)
+        Image.new("RGB", (60, 50)).save(path / "one.png")
     state = checkpoint.load(folder / "checkpoint.pt")
-    network = train.build_network(replace(SETTINGS, dataset="folder"), 40)
+    network = train.build_network(replace(SETTINGS, dataset="folder"), len(classes)).state_dict()
     settings = state["settings"] | {"dataset": "folder"}
-    checkpoint.save(tmp_path / "other.pt", state | {"settings": settings, "network": network.state_dict()})
+    checkpoint.save(tmp_path / "other.pt", state | {"settings": settings, "classes": classes, "network": network})
     assert validate.main([str(tmp_path / "other.pt"), "--data", str(tmp_path)]) == 1
-    assert "trained on, 40 such as 's1'; got 1 such as 'Wren'" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

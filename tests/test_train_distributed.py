@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_overlap import overlap_by_sets
 from test_train import without_seconds
 from torch import distributed, nn
 
 from mcl_triton import ChannelGroups, MCLoss
+from reference import loss as oracle
 from reference import train
 from reference.evaluate import evaluate
 from reference.network import MCNetwork, global_max_pooling
@@ -153,12 +155,20 @@ def test_every_image_is_evaluated_once(found):
     images, targets = torch.stack([image for image, _ in TEST_SET]), TEST_SET.targets
     with torch.no_grad():
         logits, _ = network(images, targets)
+        features = network.features(images)
+    scores, diversity = oracle.channel_pool(features, GROUPS.sizes)
+    overlaps = torch.tensor(overlap_by_sets(features, GROUPS, targets))
     for each in found:
         for measures, size in zip(each["evaluated"], (13, 1), strict=True):
-            right = (logits[:size].argmax(dim=1) == targets[:size]).double().mean()
-            loss = nn.functional.cross_entropy(logits[:size], targets[:size])
-            assert measures["accuracy"] == pytest.approx(right.item())
-            assert measures["cross_entropy"] == pytest.approx(loss.item(), rel=1e-6)
+            expected = {
+                "accuracy": (logits.argmax(dim=1) == targets)[:size].double().mean(),
+                "cross_entropy": nn.functional.cross_entropy(logits[:size], targets[:size]),
+                "discriminality": oracle.discriminality(scores[:size], targets[:size]),
+                "diversity": diversity[:size].mean(),
+                "diversity_fraction": (diversity[:size] / torch.tensor(GROUPS.sizes)).mean(),
+                "overlap": overlaps[:size].nanmean(),
+            }
+            assert measures == pytest.approx({name: value.item() for name, value in expected.items()}, rel=1e-6)
 
 
 def test_batch_norm_ends_in_the_statistics_of_the_first_process(found, folder):
