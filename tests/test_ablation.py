@@ -444,7 +444,7 @@ def test_a_stopped_ablation_leaves_nothing_running_and_goes_on(tmp_path):
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     try:
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=300)
     finally:
         process.kill()  # or a test that fails would train on
     assert process.returncode == 130
