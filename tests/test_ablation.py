@@ -435,16 +435,21 @@ def test_a_device_that_is_not_there(tmp_path, capsys):
     assert "device must be auto or one of this machine" in capsys.readouterr().err
 
 
+def heed_interrupt() -> None:
+    """What a shell starts in the background, these tests perhaps, ignores Ctrl-C, and so does what they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_a_stopped_ablation_leaves_nothing_running_and_goes_on(tmp_path):
     """Ctrl-C that reaches the first process alone, as a scheduler sends it."""
     command = [sys.executable, "-m", "reference.ablation", "--folder", str(tmp_path), "--seeds", "3", "--over-drop"]
     command += ["--over-channels-per-class", "--training-photos=1", "--processes=2", "--epochs=3000"]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupt)
     while process.poll() is None and len(list(tmp_path.glob("*/checkpoint.pt"))) < 2:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     try:
-        _, errors = process.communicate(timeout=300)
+        _, errors = process.communicate(timeout=60)
     finally:
         process.kill()  # or a test that fails would train on
     assert process.returncode == 130

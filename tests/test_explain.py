@@ -263,7 +263,7 @@ def test_from_the_command_line(checkpoints, image, tmp_path, capsys):
     assert any(line.startswith("  cross-entropy (without/checkpoint.pt): s7 (true") for line in lines[1:])
 
 
-def test_no_such_class(checkpoints, image, tmp_path, capsys):
+def test_no_such_class(checkpoints, image, capsys):
     assert explain.main([str(image), "--checkpoint", str(checkpoints[0]), "--class", "S40"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: there is no class 'S40' among the network's 40; the nearest are s40, ")
