@@ -76,8 +76,8 @@ def real_cases(batch: int = 32) -> dict[str, Case]:
     for data_set, classes in CLASSES.items():
         for network, channels, pixels, side in (
             ("from scratch, 3 channels a class", 3 * classes, 224, 14),
-            ("ResNet18", 512, 224, 7),
-            ("ResNet18", 512, 448, 14),
+            ("VGG16 or ResNet18", 512, 224, 7),
+            ("VGG16 or ResNet18", 512, 448, 14),
             ("ResNet50", 2048, 224, 7),
             ("ResNet50", 2048, 448, 14),
         ):

@@ -24,8 +24,8 @@ from .style import GREY, HATCH, page, save, style
 CLASS_COLORS = ("#9ecae9", "#fdd0a2", "#a8dab5", "#e3c1dd")  # neighbouring classes differ
 PROGRAM, EMPTY = "#1a1a1a", "#ececec"
 OURS, THEIRS, MEMORY = "#fbe3d4", "#e8e8e8", "#dcebf7"
-TILED = "CUB, ResNet18, 224 pixels"
-FLOWING = "CUB, ResNet18, 448 pixels"
+TILED = "CUB, VGG16 or ResNet18, 224 pixels"
+FLOWING = "CUB, VGG16 or ResNet18, 448 pixels"
 
 _CENTRE = {"ha": "center", "va": "center"}
 _RIGHT = {"ha": "right", "va": "center"}

@@ -21,7 +21,7 @@ PAGES = (Path("README.md"), Path("docs/performance.md"))
 
 HEADLINE = (
     "CUB, from scratch, 3 channels a class, 224 pixels",
-    "CUB, ResNet18, 224 pixels",
+    "CUB, VGG16 or ResNet18, 224 pixels",
     "CUB, ResNet50, 224 pixels",
     "CUB, ResNet50, 448 pixels",
 )

@@ -37,7 +37,7 @@ def quick_cases() -> list[Case]:
     cases = real_cases(16)
     scratch = cases["CUB, from scratch, 3 channels a class, 224 pixels"]
     resnet = cases["CUB, ResNet50, 448 pixels"]
-    small = cases["CUB, ResNet18, 224 pixels"]
+    small = cases["CUB, VGG16 or ResNet18, 224 pixels"]
     flowers = cases["Flowers, ResNet50, 448 pixels"]
     few = [scratch, small, resnet, flowers]
     return few + [replace(case, dtype=torch.bfloat16, layout="channels_last") for case in few]

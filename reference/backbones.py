@@ -22,16 +22,19 @@ IMAGE_SHAPE = (3, 224, 224)
 """What the extractors are made for; some take nothing smaller."""
 
 
-def torchvision_backbone(name: str, weights: str | Path | None = None) -> nn.Module:
-    """A classification network of torchvision up to the last feature map before its final pooling.
+def torchvision_backbone(
+    name: str, weights: str | Path | None = None, *, before_max_pooling: bool = False
+) -> nn.Module:
+    """A classification network of torchvision up to the last feature map, of which it takes the average.
 
-    For ResNet50 that is 2048×14×14 of a 448×448 image. For VGG16 it is 512×28×28, the map before the last max pooling,
-    as in B-CNN: it is what the last convolution gives, and has four times the positions to tell the channels apart.
+    Of a 448×448 image that is 2048×14×14 for ResNet50 and 512×14×14 for VGG16.
 
     Args:
         name: one of ``torchvision.models.list_models(module=torchvision.models)``.
         weights: one of torchvision's for this network, such as "DEFAULT" or "IMAGENET1K_V1", which are downloaded; or
             a file with the network's state_dict, whose classifier, if it has one, is ignored; None for random ones.
+        before_max_pooling: leave out a max pooling that comes last, as in VGG16, whose last convolution gives
+            512×28×28.
 
     Raises:
         ValueError: there is no such network, it has no feature map, or the weights are not for it.
@@ -45,14 +48,15 @@ def torchvision_backbone(name: str, weights: str | Path | None = None) -> nn.Mod
         )
     published = get_model_weights(name).__members__
     if weights is None or str(weights) in published:
-        return _LastFeatureMap(name, _downloaded(name, None if weights is None else published[str(weights)]))
+        model = _downloaded(name, None if weights is None else published[str(weights)])
+        return _LastFeatureMap(name, model, before_max_pooling)
     file = Path(weights).expanduser()
     if not file.is_file():
         raise ValueError(
             f"the weights of {name} must be a file or one of {', '.join(published)}; there is no file {str(weights)!r}."
         )
     model = get_model(name, weights=None)
-    features = _LastFeatureMap(name, model)
+    features = _LastFeatureMap(name, model, before_max_pooling)
     _load(features.layers, model, file)
     return features
 
@@ -130,9 +134,9 @@ def count_channels(features: nn.Module, image_shape: tuple[int, int, int] = IMAG
 class _LastFeatureMap(nn.Module):
     """The layers of a torchvision model up to its last feature map; they keep their names."""
 
-    def __init__(self, name: str, model: nn.Module) -> None:
+    def __init__(self, name: str, model: nn.Module, before_max_pooling: bool = False) -> None:
         super().__init__()
-        self.layers = create_feature_extractor(model, {_last_feature_map(name, model): "map"})
+        self.layers = create_feature_extractor(model, {_last_feature_map(name, model, before_max_pooling): "map"})
 
     def forward(self, images: Tensor) -> Tensor:
         features: Tensor = self.layers(images)["map"]
@@ -151,8 +155,8 @@ def _downloaded(name: str, weights: WeightsEnum | None) -> nn.Module:
         ) from error
 
 
-def _last_feature_map(name: str, model: nn.Module) -> str:
-    """The name of what goes into the final pooling, which every one of torchvision's networks with maps has."""
+def _last_feature_map(name: str, model: nn.Module, before_max_pooling: bool) -> str:
+    """The name of what goes into the final average pooling, which every one of torchvision's networks with maps has."""
     _, nodes = get_graph_node_names(model)
     modules = dict(model.named_modules())
     poolings = {index for index, node in enumerate(nodes) if _is_pooling(node, modules)}
@@ -161,8 +165,8 @@ def _last_feature_map(name: str, model: nn.Module) -> str:
             f"{name} has no feature map (B, N, H, W) at its end, on which the MC-Loss could look for places; take a "
             "convolutional network or a Swin transformer, or give a module whose output is such a map."
         )
-    index = max(poolings)
-    while index in poolings:  # AlexNet and VGG pool twice
+    index = max(poolings) - 1
+    while before_max_pooling and index in poolings:  # AlexNet and VGG pool twice
         index -= 1
     return str(nodes[index])
 

@@ -98,7 +98,9 @@ class BilinearPooling(nn.Module):
 
 def _own_features(backbone: str | nn.Module, weights: str | Path | None) -> nn.Module:
     if isinstance(backbone, str):
-        return torchvision_backbone("vgg16" if backbone == B_CNN else backbone, weights)
+        if backbone == B_CNN:  # the map that its authors take
+            return torchvision_backbone("vgg16", weights, before_max_pooling=True)
+        return torchvision_backbone(backbone, weights)
     if weights is not None:
         raise ValueError("weights are for a backbone with a name; load those of a module before you give it.")
     return backbone

@@ -28,7 +28,7 @@ def convolution(inputs: int, outputs: int, kernel: int) -> int:
 
 # Name: channels, stride of the last map, parameters of the classifier that is left out.
 PUBLISHED = {
-    "vgg16": (512, 16, linear(512 * 7 * 7, 4096) + linear(4096, 4096) + linear(4096, 1000)),
+    "vgg16": (512, 32, linear(512 * 7 * 7, 4096) + linear(4096, 4096) + linear(4096, 1000)),
     "resnet18": (512, 32, linear(512, 1000)),
     "resnet50": (2048, 32, linear(2048, 1000)),
     "efficientnet_b0": (1280, 32, linear(1280, 1000)),
@@ -41,7 +41,7 @@ PUBLISHED = {
 }
 # The rest of each network, from the last feature map to the logits.
 REST = {
-    "vgg16": lambda model, features: model.avgpool(max_pool2d(features, 2)),
+    "vgg16": lambda model, features: model.avgpool(features),
     "resnet18": lambda model, features: model.fc(model.avgpool(features).flatten(1)),
     "efficientnet_b0": lambda model, features: model.classifier(model.avgpool(features).flatten(1)),
     "mobilenet_v3_large": lambda model, features: model.classifier(model.avgpool(features).flatten(1)),
@@ -104,12 +104,22 @@ def test_a_file_of_weights_needs_no_constants_of_a_network(monkeypatch, tmp_path
     torch.testing.assert_close(model.classifier(features(images)), model(images), rtol=0, atol=0)
 
 
-def test_the_features_of_vgg_are_those_of_the_last_convolution_before_pooling():
+@pytest.mark.parametrize("name", ["vgg16", "alexnet"])
+def test_the_last_max_pooling_can_be_left_out(name, tmp_path):
+    model = get_model(name)
+    model.classifier = nn.Identity()  # much of what there is to write
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    assert isinstance(model.features[-1], nn.MaxPool2d)
+    images = torch.randn(1, 3, 64, 64)
+    for before_max_pooling, expected in ((False, model.features), (True, model.features[:-1])):
+        features = torchvision_backbone(name, tmp_path / "weights.pth", before_max_pooling=before_max_pooling)
+        torch.testing.assert_close(features(images), expected(images), rtol=0, atol=0)
+
+
+def test_without_a_max_pooling_at_the_end_none_is_left_out():
     with torch.device("meta"):
-        features = torchvision_backbone("vgg16_bn")
-        expected = get_model("vgg16_bn").features
-    assert [type(layer) for layer in expected][-2:] == [nn.ReLU, nn.MaxPool2d]
-    assert features(meta_images(448)).shape == expected[:-1](meta_images(448)).shape == (2, 512, 28, 28)
+        features = torchvision_backbone("resnet18", before_max_pooling=True)
+    assert features(meta_images(448)).shape == (2, 512, 14, 14)
 
 
 def test_weights_by_name_are_torchvisions(monkeypatch):

@@ -21,7 +21,7 @@ PROCESSOR, GPU = "Some Processor, 2 threads", "Some GPU"
 VERSIONS = "Python 3.11.1, torch 2.9.0, triton 3.5.0"
 SOURCES = {"traffic": "counted", "launches": "counted", "roofline": "modelled"}
 CUB = real_cases(16)["CUB, ResNet50, 224 pixels"]
-CARS = real_cases(16)["Cars, ResNet18, 448 pixels"]
+CARS = real_cases(16)["Cars, VGG16 or ResNet18, 448 pixels"]
 OWN = Case(16, ChannelGroups([2, 3]), 5)  # features of a user
 PEERS = ("official", "plain", "somebody:loss", "official, compiled")
 EVERYONE = ("ours, eager", *PEERS)
@@ -129,7 +129,7 @@ def value_of(rows, provider, case, metric, device):
     return row.value
 
 
-NAMES = {"CUB, ResNet50, 224 pixels": CUB, "Cars, ResNet18, 448 pixels": CARS, OWN.shape: OWN}
+NAMES = {"CUB, ResNet50, 224 pixels": CUB, "Cars, VGG16 or ResNet18, 448 pixels": CARS, OWN.shape: OWN}
 
 
 def both_values(rows, provider, case, metric, device, unit=lambda case: 1):

@@ -157,8 +157,8 @@ def test_the_kernels_join_and_come_first_on_a_gpu() -> None:
     [
         ("CUB, from scratch, 3 channels a class, 224 pixels", "32x600x14x14 (200x3)"),
         ("CUB, ResNet50, 448 pixels", "32x2048x14x14 (152x10 + 48x11)"),
-        ("CUB, ResNet18, 224 pixels", "32x512x7x7 (88x2 + 112x3)"),
-        ("Aircraft, ResNet18, 448 pixels", "32x512x14x14 (88x5 + 12x6)"),
+        ("CUB, VGG16 or ResNet18, 224 pixels", "32x512x7x7 (88x2 + 112x3)"),
+        ("Aircraft, VGG16 or ResNet18, 448 pixels", "32x512x14x14 (88x5 + 12x6)"),
         ("Cars, ResNet50, 224 pixels", "32x2048x7x7 (108x10 + 88x11)"),
         ("Cars, from scratch, 3 channels a class, 224 pixels", "32x588x14x14 (196x3)"),
         ("Flowers, ResNet50, 448 pixels", "32x2048x14x14 (94x20 + 8x21)"),

@@ -88,7 +88,7 @@ def test_the_networks_of_all_recipes(network, dataset):
         assert built.groups.runs == ((CLASSES[dataset], 3),)
     else:
         assert built.groups.runs == (OF_2048 if network == "resnet50" else OF_512)[dataset]
-    side = 28 if network in ("vgg16-pretrained", "bcnn") else 14
+    side = 28 if network == "bcnn" else 14
     assert features.shape[2:] == (side, side)
     assert (built.loss.convention, built.loss.weights) == ("official", settings.weights)
     if network == "resnet50":
