@@ -25,7 +25,7 @@ IMAGE_SHAPE = (3, 224, 224)
 def torchvision_backbone(
     name: str, weights: str | Path | None = None, *, before_max_pooling: bool = False
 ) -> nn.Module:
-    """A classification network of torchvision up to the last feature map, of which it takes the average.
+    """A classification network of torchvision up to the feature map that goes into its final average pooling.
 
     Of a 448×448 image that is 2048×14×14 for ResNet50 and 512×14×14 for VGG16.
 

@@ -44,7 +44,7 @@ NVIDIA_REGISTERS = {
 }
 # A SIMD unit has 512 for each lane: 80 let six warps take turns.
 AMD_REGISTERS = 80
-# Before 3.9, Triton takes up to 150 for forward of 7×7 maps on sm_90 and sm_100: 13 programs of one warp side by side.
+# Triton 3.8 takes up to 150 for forward of 7×7 maps on sm_90 and sm_100: 13 programs of one warp side by side.
 # In their backward on gfx942 it moves 4 scalar registers to a vector register, which costs no memory.
 OLDER_NVIDIA_REGISTERS = {**NVIDIA_REGISTERS, "whole_maps.forward": 152}
 OLDER_SCALAR_SPILLS = 4

@@ -197,6 +197,14 @@ def test_hidden_files_and_folders_are_no_images(tmp_path):
         assert dataset.classes == ["Auk", "sea eagle"]
 
 
+def test_a_class_whose_images_are_all_hidden_is_told(tmp_path):
+    write_folder(tmp_path)
+    for path in (tmp_path / "train" / "Auk").iterdir():
+        path.rename(path.with_name(f"._{path.name}"))
+    with pytest.raises(FileNotFoundError, match=r"no valid file for the classes Auk\."):
+        load("folder", tmp_path, "train")
+
+
 def test_a_folder_of_validation_stands_in_for_one_of_tests(tmp_path):
     write_folder(tmp_path, "val")
     assert numbers_in(load("folder", tmp_path, "test")) == [(21, 0), (20, 1)]

@@ -5,13 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import is_image_file
 
 from .images import Images, Transform
 from .source import Source
 
 
 class _Visible(ImageFolder):
-    """Folders without those whose names begin with a dot, such as ``.ipynb_checkpoints``."""
+    """Images in a folder for each class, without files and folders whose names begin with a dot."""
+
+    def __init__(self, folder: Path) -> None:
+        def is_visible_image(path: str) -> bool:
+            is_hidden = any(part.startswith(".") for part in Path(path).relative_to(folder).parts)
+            return is_image_file(path) and not is_hidden
+
+        super().__init__(folder, is_valid_file=is_visible_image)
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
         classes = [name for name in super().find_classes(directory)[0] if not name.startswith(".")]
@@ -35,13 +43,8 @@ def read(root: Path, split: str, transform: Transform | None) -> Images:
             f"{folders['train']} and {folders['test']} must have the same classes; {len(unshared)} are only in one of "
             f"them, such as {unshared[0]!r}."
         )
-    samples = [(Path(path), target) for path, target in contents[split].samples]
-    visible = [
-        (path, target)
-        for path, target in samples
-        if not any(part.startswith(".") for part in path.relative_to(folders[split]).parts)
-    ]
-    return Images([path for path, _ in visible], [target for _, target in visible], contents[split].classes, transform)
+    content = contents[split]
+    return Images([Path(path) for path, _ in content.samples], content.targets, content.classes, transform)
 
 
 FOLDER = Source(
