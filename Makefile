@@ -1,9 +1,9 @@
 # Every target installs what it needs into .venv first, once.
 PYTHON ?= python3
 BIN := .venv/bin
-FAST := tests/test_groups.py tests/test_loss.py tests/test_official.py tests/test_reference.py \
-	'tests/test_kernels.py::test_kinds_of_features[contiguous-relu-float32]' \
-	'tests/test_kernels.py::test_kinds_of_features[channels_last-relu-float32]'
+FAST := tests/package/test_groups.py tests/package/test_loss.py tests/package/test_official.py tests/reference/test_formulas.py \
+	'tests/package/test_kernels.py::test_kinds_of_features[contiguous-relu-float32]' \
+	'tests/package/test_kernels.py::test_kinds_of_features[channels_last-relu-float32]'
 
 .PHONY: help demo test test-fast lint docs package compat hooks sanitize bench performance clean
 
@@ -17,7 +17,7 @@ $(BIN)/.installed: pyproject.toml
 	touch $@
 
 demo: $(BIN)/.installed  ## train on 40 people's faces with and without MC-Loss, draw the channels (ARGS="--help")
-	$(BIN)/python -m reference.demo $(ARGS)
+	$(BIN)/python -m reference demo $(ARGS)
 
 test: $(BIN)/.installed  ## run every test, on up to 8 cores (ARGS="-k mask"; ARGS=--cov lists what none of them runs)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal $(ARGS)

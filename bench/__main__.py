@@ -7,17 +7,17 @@ import sys
 from importlib import import_module
 
 COMMANDS = {
-    "run": "time and memory against all others, on this machine",
-    "static": "bytes, launches, registers and rooflines, without a GPU",
-    "plot": "draw every figure from the results",
-    "drawings": "draw what the kernels do, from the rules that launch them",
-    "page": "fill the tables of the pages from the results",
-    "compiled": "what the compiler makes of each kernel, in detail",
-    "traffic": "what the kernels ask of memory, in detail",
-    "launches": "the kernels that a step launches, by name",
-    "blocks": "what the size of the CPU path's blocks costs and gains",
-    "recipes": "what a training step by each recipe costs",
-    "profile": "where the CPU path's time goes",
+    "run": ("measure.compare", "time and memory against all others, on this machine"),
+    "static": ("count.static", "bytes, launches, registers and rooflines, without a GPU"),
+    "plot": ("report.plot", "draw every figure from the results"),
+    "drawings": ("report.diagrams", "draw what the kernels do, from the rules that launch them"),
+    "page": ("report.tables", "fill the tables of the pages from the results"),
+    "compiled": ("count.compiled", "what the compiler makes of each kernel, in detail"),
+    "traffic": ("count.traffic", "what the kernels ask of memory, in detail"),
+    "launches": ("count.launches", "the kernels that a step launches, by name"),
+    "blocks": ("measure.blocks", "what the size of the CPU path's blocks costs and gains"),
+    "recipes": ("measure.recipes", "what a training step by each recipe costs"),
+    "profile": ("measure.profile", "where the CPU path's time goes"),
 }
 
 
@@ -25,8 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for name, summary in COMMANDS.items():
-        module = import_module(f".{name}", __package__)
+    for name, (path, summary) in COMMANDS.items():
+        module = import_module(f".{path}", __package__)
         command = commands.add_parser(
             name,
             help=summary,

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-import reference.official
 from mcl_triton import ChannelGroups, mc_loss, sample_channel_mask
-from reference.loss import official_loss
+from reference.formulas import official as official_code
+from reference.formulas.paper import official_loss
 
 from .cases import Case
 
@@ -69,8 +69,8 @@ def official(features: Tensor, targets: Tensor, mask: Tensor, groups: ChannelGro
     """The published formula, with `max_pool2d` across the channels; for ragged groups size after size."""
     mask = mask.to(features.dtype)
     if groups.is_uniform:
-        return reference.official.loss(features, targets, groups.sizes[0], mask)
-    return reference.official.ragged_loss(features, targets, groups.runs, mask)
+        return official_code.loss(features, targets, groups.sizes[0], mask)
+    return official_code.ragged_loss(features, targets, groups.runs, mask)
 
 
 def plain(features: Tensor, targets: Tensor, mask: Tensor, groups: ChannelGroups) -> Tensor:

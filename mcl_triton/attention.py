@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .backend import check_backend, uses_kernels
 from .groups import ChannelGroups, integer, positive, require_groups
-from .transforms import are_plain, once_per_device
+from .tracing import are_plain, once_per_device
 
 Drop = str | int | float | Sequence[int]
 """How many channels of each class are zeroed: "half", a number, a fraction, or one number a class."""
@@ -139,9 +139,9 @@ def dropped_channels(groups: ChannelGroups, drop: HashableDrop) -> tuple[int, ..
 
 
 def _mask_of_keys(keys: Tensor, offsets: Tensor, dropped: Tensor, longest: int, dtype: torch.dtype) -> Tensor:
-    from .kernels import run  # Triton is not imported before it is needed
+    from .kernels import host  # Triton is not imported before it is needed
 
-    return run.channel_mask(keys, offsets, dropped, longest, dtype)
+    return host.channel_mask(keys, offsets, dropped, longest, dtype)
 
 
 _mask_operator = torch.library.custom_op("mcl_triton::channel_mask", _mask_of_keys, mutates_args=())

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Set
 from itertools import accumulate, groupby
 from typing import NoReturn
 
-from .transforms import constant_when_compiled
+from .tracing import constant_when_compiled
 
 
 @constant_when_compiled

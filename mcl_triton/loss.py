@@ -14,7 +14,7 @@ from .attention import Drop, check_generator, dropped_channels, hashable_drop, s
 from .backend import check_backend
 from .groups import ChannelGroups, require_groups
 from .pooling import check_arguments, pool_checked, require_dense
-from .transforms import once_per_device, values_are_readable
+from .tracing import once_per_device, values_are_readable
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 

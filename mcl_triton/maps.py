@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .groups import ChannelGroups, require_groups
 from .pooling import require_dense
-from .transforms import values_are_readable
+from .tracing import values_are_readable
 
 
 def class_maps(

@@ -11,7 +11,7 @@ from . import eager
 from .backend import check_backend, uses_kernels
 from .groups import ChannelGroups, flat_runs, require_groups
 from .kernels.tables import tables_of
-from .transforms import are_plain, is_differentiated_by_functorch, values_are_readable
+from .tracing import are_plain, is_differentiated_by_functorch, values_are_readable
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -173,9 +173,9 @@ def _forward(
     by_kernels: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if by_kernels:
-        from .kernels import run  # Triton is not imported before it is needed
+        from .kernels import host  # Triton is not imported before it is needed
 
-        return run.forward(features, runs, mask, wants_scores, wants_diversity, saves_statistics)
+        return host.forward(features, runs, mask, wants_scores, wants_diversity, saves_statistics)
     scores, diversity = eager.forward(features, runs, mask, wants_scores, wants_diversity)
     return scores, diversity, features.new_empty(0), scores.new_empty(0)
 
@@ -215,9 +215,9 @@ def _gradient(
     by_kernels: bool,
 ) -> Tensor:
     if by_kernels:
-        from .kernels import run
+        from .kernels import host
 
-        return run.backward(features, runs, mask, grad_scores, grad_diversity, maxima, inverse_sums)
+        return host.backward(features, runs, mask, grad_scores, grad_diversity, maxima, inverse_sums)
     return eager.backward(features, runs, mask, grad_scores, grad_diversity)
 
 

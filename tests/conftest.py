@@ -10,7 +10,7 @@ import torch
 # On a machine without a GPU Triton interprets the kernels, which is decided when they are imported.
 if not torch.cuda.is_available() and find_spec("triton"):
     os.environ["TRITON_INTERPRET"] = "1"
-    from bench import interpreter
+    from bench.count import interpreter
 
     interpreter.behave_like_a_gpu()
 

@@ -33,10 +33,10 @@ from torch import Tensor
 from mcl_triton import ChannelGroups
 from mcl_triton.eager import working_dtype
 from mcl_triton.groups import flat_runs
-from reference.environment import environment, usable_cores
+from reference.training.environment import environment, usable_cores
 
-from .assembly import Access, accesses
-from .cases import CLASSES, LAYOUTS, Case
+from ..cases import CLASSES, LAYOUTS, Case
+from .access_widths import Access, accesses
 
 # Triton is imported by the workers alone: in a process that sets TRITON_INTERPRET it could not compile.
 
@@ -183,8 +183,8 @@ def _start_worker(interpret: bool) -> None:
 
 
 def _launches(case: Variant) -> dict[str, _Launch]:
-    """What `run.forward`, `run.backward` and `run.channel_mask` would launch for a case."""
-    from mcl_triton.kernels import masks, position_blocks, run, whole_maps
+    """What `host.forward`, `host.backward` and `host.channel_mask` would launch for a case."""
+    from mcl_triton.kernels import host, masks, position_blocks, whole_maps
 
     launches = {}
 
@@ -207,13 +207,13 @@ def _launches(case: Variant) -> dict[str, _Launch]:
         for module, direction in [*of_maps, (masks, "mask")]:
             name = f"{direction}_kernel"
             stack.enter_context(patch.object(module, name, Recorder(getattr(module, name), direction)))
-        scores, diversity, *statistics = run.forward(features, runs, mask, wants_scores, wants_diversity, True)
+        scores, diversity, *statistics = host.forward(features, runs, mask, wants_scores, wants_diversity, True)
         grads = (scores if wants_scores else None, diversity if wants_diversity else None)  # shaped like the results
-        run.backward(features, runs, mask, *grads, *statistics)
+        host.backward(features, runs, mask, *grads, *statistics)
         if mask is not None:
             keys = torch.empty_like(mask, dtype=torch.int64)
             tables = (keys.new_empty(case.groups.num_classes + more, dtype=torch.int32) for more in (1, 0))
-            run.channel_mask(keys, *tables, max(case.groups.sizes), torch.float32)  # as `mc_loss` draws it
+            host.channel_mask(keys, *tables, max(case.groups.sizes), torch.float32)  # as `mc_loss` draws it
     return launches
 
 

@@ -21,9 +21,9 @@ from torch.fx import GraphModule
 
 from mcl_triton import pooling
 
-from .cases import Case
+from ..cases import Case
+from ..providers import Loss
 from .launches import Launch, Step
-from .providers import Loss
 
 DEVICE = "H100 (Inductor's code, not run)"
 _CUDA = torch.device("cuda", 0)

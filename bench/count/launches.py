@@ -27,8 +27,8 @@ from torch.utils._pytree import tree_leaves
 
 from mcl_triton import ChannelGroups, mc_loss
 
-from .cases import Case
-from .providers import Loss, official, plain
+from ..cases import Case
+from ..providers import Loss, official, plain
 
 CASES = {"uniform": Case(2, ChannelGroups.uniform(4, 3), 3), "ragged": Case(2, ChannelGroups.split(14, 4), 3)}
 CONVENTIONS = ("official", "paper")

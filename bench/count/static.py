@@ -23,15 +23,15 @@ from typing import NamedTuple
 
 import torch
 
-from . import results
-from .cases import LAYOUTS, Case, name_of, real_cases
+from .. import results
+from ..cases import LAYOUTS, Case, name_of, real_cases
+from ..providers import Loss, official, ours_triton, plain
+from ..results import Result
 from .compiled import TARGETS, Report, Variant, compile_cases, workers
 from .inductor import DEVICE as INDUCTOR
 from .inductor import compiled_step
 from .launches import Launch, Step, step_of
 from .occupancy import SHARED_BYTES, occupancy
-from .providers import Loss, official, ours_triton, plain
-from .results import Result
 from .roofline import BANDWIDTHS, milliseconds
 from .traffic import bytes_of_batch
 

@@ -28,7 +28,7 @@ from torch.utils._pytree import tree_leaves
 from mcl_triton import ChannelGroups, sample_channel_mask
 from mcl_triton.groups import flat_runs
 
-from .cases import LAYOUTS, Case, chosen
+from ..cases import LAYOUTS, Case, chosen
 from .launches import tables_kept, unseen
 
 SECTOR = 32  # bytes
@@ -173,14 +173,14 @@ def record_step(
         mask: float32, (N,) or (B, N); None for none.
         scores, diversity: which results.
     """
-    from mcl_triton.kernels import run
+    from mcl_triton.kernels import host
 
     runs = flat_runs(groups)
     with record_traffic() as forward:
-        g, h, *statistics = run.forward(features, runs, mask, scores, diversity, saves_statistics=diversity)
+        g, h, *statistics = host.forward(features, runs, mask, scores, diversity, saves_statistics=diversity)
     dg, dh = (torch.ones_like(result) if result.numel() else None for result in (g, h))
     with record_traffic() as backward:
-        grad = run.backward(features, runs, mask, dg, dh, *statistics)
+        grad = host.backward(features, runs, mask, dg, dh, *statistics)
     return Step(features, grad, forward, backward)
 
 

@@ -14,11 +14,11 @@ import torch
 
 from mcl_triton import blocks, eager, sample_channel_mask
 from mcl_triton.groups import flat_runs
-from reference.environment import usable_cores
+from reference.training.environment import usable_cores
 
-from . import results
-from .cases import Case
-from .run import device_name, positive, quick_cases
+from .. import results
+from ..cases import Case
+from .compare import device_name, positive, quick_cases
 
 MIB = (0.25, 0.5, 1, 2, 4, 8, 16, 64)
 

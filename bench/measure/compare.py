@@ -20,13 +20,13 @@ from pathlib import Path
 
 import torch
 
-from reference.environment import environment, usable_cores
+from reference.training.environment import environment, usable_cores
 
-from . import results
-from .cases import LAYOUTS, Case, chosen, line_of, real_cases, sweeps
+from .. import results
+from ..cases import LAYOUTS, Case, chosen, line_of, real_cases, sweeps
+from ..providers import Inputs, Provider, oracle, providers, verdict_on
+from ..results import Result
 from .memory import peak_bytes
-from .providers import Inputs, Provider, oracle, providers, verdict_on
-from .results import Result
 from .timing import MODES, Clock, call_of, clocks, copy_call, rotation
 
 LEAST_PASSES = {"forward": 1, "backward": 2, "both": 3, "copy": 2}  # over the features, by whoever does nothing twice

@@ -8,12 +8,12 @@ import torch
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as profiled
 
-from reference.environment import usable_cores
+from reference.training.environment import usable_cores
 
-from . import results
-from .cases import chosen, line_of
-from .providers import Inputs, ours_eager
-from .run import device_name, positive, quick_cases
+from .. import results
+from ..cases import chosen, line_of
+from ..providers import Inputs, ours_eager
+from .compare import device_name, positive, quick_cases
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -22,13 +22,11 @@ from statistics import fmean
 import numpy as np
 from PIL import Image
 
-from reference.build import build_network, load_data
-from reference.datasets import DATASETS, Sizes
-from reference.environment import environment
-from reference.recipes import RECIPES, load_recipe
-from reference.run import Run
-
-from . import formats
+from reference.datasets import DATASETS, Sizes, writers
+from reference.training.build import build_network, load_data
+from reference.training.environment import environment
+from reference.training.recipes import RECIPES, load_recipe
+from reference.training.trainer import Run
 
 FOLDER_CLASSES = 4  # a folder of one's own has as many as one likes
 PICTURE = (500, 375)  # pixels, as many photographs of birds have
@@ -149,25 +147,25 @@ def draw(path: Path, number: int) -> None:
 def _write_cub(root: Path, classes: int, train: int) -> None:
     names = [f"{label:03d}.Bird" for label in range(1, classes + 1)]
     images = {number: (1 + number * 7 % classes, number <= train) for number in range(1, train + 2)}
-    formats.write_cub(root, names, images, draw)
+    writers.write_cub(root, names, images, draw)
 
 
 def _write_aircraft(root: Path, classes: int, train: int) -> None:
     names = [f"Variant {label}" for label in range(1, classes + 1)]
     images = {number: names[number * 7 % classes] for number in range(1, train + 1)}
-    formats.write_aircraft(root, names, images, {train + 1: names[0]}, draw)
+    writers.write_aircraft(root, names, images, {train + 1: names[0]}, draw)
 
 
 def _write_flowers(root: Path, classes: int, train: int) -> None:
     labels = [1 + number * 7 % classes for number in range(train + 1)]
     half = train // 2
     parts = {"trnid": range(1, half + 1), "valid": range(half + 1, train + 1), "tstid": [train + 1]}
-    formats.write_flowers(root, labels, {part: list(ids) for part, ids in parts.items()}, draw)
+    writers.write_flowers(root, labels, {part: list(ids) for part, ids in parts.items()}, draw)
 
 
 def _write_cars(root: Path, classes: int, train: int) -> None:
     names = [f"Car {label}" for label in range(1, classes + 1)]
-    formats.write_cars(root, names, [1 + number * 7 % classes for number in range(train)], [1], draw)
+    writers.write_cars(root, names, [1 + number * 7 % classes for number in range(train)], [1], draw)
 
 
 def _write_folder(root: Path, classes: int, train: int) -> None:

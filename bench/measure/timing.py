@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from .cases import Case
-from .providers import Inputs, Loss
+from ..cases import Case
+from ..providers import Inputs, Loss
 
 MODES = ("forward", "backward", "both")
 

@@ -13,8 +13,8 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from .cases import name_of, real_cases
-from .results import Result
+from ..cases import name_of, real_cases
+from ..results import Result
 from .style import HATCH, Looks, bar_key, keys_of, page
 
 # Of all combinations, one that is usual and one that is as different as possible.

@@ -18,7 +18,7 @@ from matplotlib.patches import FancyArrowPatch, Patch, Rectangle
 from mcl_triton.groups import flat_runs
 from mcl_triton.kernels.launch import Launch, Strides, channel_offsets, choose
 
-from .cases import Case, real_cases
+from ..cases import Case, real_cases
 from .style import GREY, HATCH, page, save, style
 
 CLASS_COLORS = ("#9ecae9", "#fdd0a2", "#a8dab5", "#e3c1dd")  # neighbouring classes differ

@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from .cases import CLASSES, name_of, sweeps
-from .panels import VARIANTS, Panel, bars, batch_of, dots, log_ticks, quartiles, variant_of, variants_in
-from .results import FOLDER, Result, features_bytes, ours_in, read_folder
-from .roofline import LAUNCH_MICROSECONDS
+from ..cases import CLASSES, name_of, sweeps
+from ..count.roofline import LAUNCH_MICROSECONDS
+from ..results import FOLDER, Result, features_bytes, ours_in, read_folder
+from .charts import VARIANTS, Panel, bars, batch_of, dots, log_ticks, quartiles, variant_of, variants_in
 from .style import GREY, Looks, keys_of, looks_of, page, save, style
 
 STEP = "forward + backward"

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
-from . import results
-from .cases import name_of, real_cases
-from .panels import VARIANTS, variant_of
-from .results import Result, features_bytes, ours_in
+from .. import results
+from ..cases import name_of, real_cases
+from ..results import Result, features_bytes, ours_in
+from .charts import VARIANTS, variant_of
 
 PAGES = (Path("README.md"), Path("docs/performance.md"))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..transforms import once_per_device
+from ..tracing import once_per_device
 from .launch import channel_offsets, ways_to_cut
 
 

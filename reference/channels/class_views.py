@@ -13,8 +13,8 @@ from torch.nn.functional import interpolate
 
 from mcl_triton import ChannelGroups, channel_pool, class_maps
 
-from .localise import Box, locate
-from .network import MCNetwork
+from ..model.network import MCNetwork
+from .boxes import Box, locate
 from .overlap import channel_overlap
 
 

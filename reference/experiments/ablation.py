@@ -1,4 +1,4 @@
-"""What each part of the MC-Loss does to a network: ``python -m reference.ablation --help``.
+"""What each part of the MC-Loss does to a network: ``python -m reference ablation --help``.
 
 Runs that are finished are not trained again, and one that was stopped goes on where it was: to add seeds, repeat the
 command with all of them; to spread the runs over several GPUs, give each some seeds, and in the end all to one command.
@@ -14,16 +14,16 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from .ablation_plan import Drop, Plan, run_name
-from .ablation_results import Results, read, write
-from .ablation_table import table
-from .build import load_data
-from .distributed import choose_device
-from .environment import usable_cores
-from .recipes import load_recipe, recipe_option
-from .run import DivergedError
-from .settings import Settings, add_arguments, drop_from_text, from_arguments
-from .several import of_run, train_several
+from ..training.build import load_data
+from ..training.distributed import choose_device
+from ..training.environment import usable_cores
+from ..training.recipes import load_recipe, recipe_option
+from ..training.settings import Settings, add_arguments, drop_from_text, from_arguments
+from ..training.trainer import DivergedError
+from .parallel_runs import of_run, train_several
+from .plan import Drop, Plan, run_name
+from .results import Results, read, write
+from .table import table
 
 DROPS: tuple[Drop, ...] = (0, 0.25, "half", 0.75)
 CHANNELS = (2, 3, 4, 6)
@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     chooser = recipe_option()
     chosen, _ = chooser.parse_known_args(arguments)
     parser = argparse.ArgumentParser(
-        prog="python -m reference.ablation",
+        prog="python -m reference ablation",
         description="Train by cross-entropy alone, with each component of the MC-Loss and with both, with and without "
         "masks, and over drop and ξ, from the same seeds; by default on the ORL faces.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
             write(options.folder / "results.json", results)
         print(table(results))
         picture = (options.figures or options.folder) / "ablation.png"
-        from .ablation_figure import draw_ablation  # here, so that the processes that train do not load matplotlib
+        from .figure import draw_ablation  # here, so that the processes that train do not load matplotlib
 
         draw_ablation(results, picture)
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Cross-entropy with and without MC-Loss, on real faces, from the same seeds: ``python -m reference.demo``."""
+"""Cross-entropy with and without MC-Loss, on real faces, from the same seeds: ``python -m reference demo``."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pathlib import Path
 
 import torch
 
-from .checkpoint import load_network
-from .compared import CROSS_ENTROPY, MC_LOSS
-from .datasets.faces import NUM_PEOPLE, PHOTOS_PER_PERSON, split
-from .environment import environment, usable_cores
-from .logs import without_nan
-from .run import DivergedError, Row
-from .settings import Settings, add_arguments, from_arguments
-from .several import of_run, train_several
-from .spread import mean_and_deviation
-from .train import CHECKPOINT
+from ..datasets.faces import NUM_PEOPLE, PHOTOS_PER_PERSON, split
+from ..figures.style import CROSS_ENTROPY, MC_LOSS
+from ..training.checkpoint import load_network
+from ..training.environment import environment, usable_cores
+from ..training.logs import without_nan
+from ..training.settings import Settings, add_arguments, from_arguments
+from ..training.train import CHECKPOINT
+from ..training.trainer import DivergedError, Row
+from .parallel_runs import of_run, train_several
+from .statistics import mean_and_deviation
 
 Runs = dict[str, dict[int, list[Row]]]
 """The rows of every run, by loss and seed."""
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Train, compare and draw; returns the exit status."""
     started = time.perf_counter()
     parser = argparse.ArgumentParser(
-        prog="python -m reference.demo",
+        prog="python -m reference demo",
         description="Train on the ORL faces by cross-entropy, with and without MC-Loss, and compare.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -164,7 +164,7 @@ def write_results(folder: Path, settings: Settings, runs: Runs) -> None:
 
 def draw(figures: Path, folder: Path, settings: Settings, runs: Runs) -> list[Path]:
     """Both figures; the channels are those of the first seed, on the first test photograph of some people."""
-    from . import demo_figures  # here, so that the processes that train do not load matplotlib
+    from ..figures import demo_figures  # here, so that the processes that train do not load matplotlib
 
     curves, channels = figures / "demo_curves.png", figures / "demo_channels.png"
     seed = next(iter(runs[MC_LOSS]))

@@ -8,10 +8,10 @@ from statistics import fmean
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from .ablation_plan import Variant
-from .ablation_results import Results
-from .ablation_table import ACCURACY, CONFIDENCE, interval
-from .panels import save
+from ..figures.pictures import save
+from .plan import Variant
+from .results import Results
+from .table import ACCURACY, CONFIDENCE, interval
 
 # Blue and vermilion of Okabe and Ito, told apart with every kind of colour vision.
 _BASELINE, _VARIANT = "#0072B2", "#D55E00"

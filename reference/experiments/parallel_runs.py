@@ -16,11 +16,11 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from .build import build_network, load_data
-from .distributed import choose_device
-from .run import DivergedError, Row, load_state
-from .settings import Settings
-from .train import CHECKPOINT, train
+from ..training.build import build_network, load_data
+from ..training.distributed import choose_device
+from ..training.settings import Settings
+from ..training.train import CHECKPOINT, train
+from ..training.trainer import DivergedError, Row, load_state
 
 Key = TypeVar("Key", bound=Hashable)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .settings import Settings
+from ..training.settings import Settings
 
 Drop = str | int | float
 

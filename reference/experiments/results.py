@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from .ablation_plan import Plan, Variant
-from .logs import without_nan
-from .run import Row
-from .settings import Settings
+from ..training.logs import without_nan
+from ..training.settings import Settings
+from ..training.trainer import Row
+from .plan import Plan, Variant
 
 _OF_RUN = ("weights", "channels_per_class", "drop", "seed")
 """The settings in which the runs of a plan differ."""

@@ -8,11 +8,11 @@ from statistics import fmean, stdev
 
 from scipy.stats import t
 
-from .ablation_plan import Variant
-from .ablation_results import Results
-from .datasets import DATASETS, faces
-from .settings import SMALL
-from .spread import mean_and_deviation
+from ..datasets import DATASETS, faces
+from ..training.settings import SMALL
+from .plan import Variant
+from .results import Results
+from .statistics import mean_and_deviation
 
 ACCURACY = "test_accuracy"
 

@@ -16,9 +16,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from .localise import THRESHOLD
-from .panels import DPI, SEAM, overlay, panel, save, write
-from .views import View
+from ..channels.boxes import THRESHOLD
+from ..channels.class_views import View
+from .pictures import DPI, SEAM, overlay, panel, save, write
 
 # Inches.
 _LONGER_SIDE = 1.6  # of a picture

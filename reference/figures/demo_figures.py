@@ -14,10 +14,10 @@ from torch import Tensor
 
 from mcl_triton import ChannelGroups, channel_pool
 
-from .compared import STYLES
-from .network import MCNetwork
-from .panels import DPI, SEAM, grey, overlay, panel, save, write
-from .views import scaled_maps
+from ..channels.class_views import scaled_maps
+from ..model.network import MCNetwork
+from .pictures import DPI, SEAM, grey, overlay, panel, save, write
+from .style import STYLES
 
 Rows = Sequence[Mapping[str, float]]
 

@@ -1,4 +1,4 @@
-"""Where the channels of a class look in given images: ``python -m reference.explain --help``."""
+"""Where the channels of a class look in given images: ``python -m reference explain --help``."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from .build import picture_transform
-from .checkpoint import load_network
-from .datasets import Transform
-from .datasets.images import read_picture
-from .network import MCNetwork
-from .views import class_index, views
-from .views_figure import Block, draw_views
+from ..channels.class_views import class_index, views
+from ..datasets import Transform
+from ..datasets.images import read_picture
+from ..model.network import MCNetwork
+from ..training.build import picture_transform
+from ..training.checkpoint import load_network
+from .class_views_figure import Block, draw_views
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Viewer:
 def main(arguments: list[str] | None = None) -> int:
     """Draw a figure for each image; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m reference.explain",
+        prog="python -m reference explain",
         description="Draw where the channels of a class look in each image: those of the true class and, where the "
         "prediction is wrong, of the predicted one.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

@@ -1,4 +1,4 @@
-"""The overlap of the channels over the training of runs: ``python -m reference.overlap_curve --help``."""
+"""The overlap of the channels over the training of runs: ``python -m reference overlap-curve --help``."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 
-from .compared import CROSS_ENTROPY, MC_LOSS, STYLES
-from .panels import save
+from .pictures import save
+from .style import CROSS_ENTROPY, MC_LOSS, STYLES
 
 COLUMN = "test_overlap"
 
@@ -37,11 +37,11 @@ class Overlap(NamedTuple):
 def main(arguments: list[str] | None = None) -> int:
     """Draw the runs in some folders; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m reference.overlap_curve",
+        prog="python -m reference overlap-curve",
         description="Draw how much the channels of a class overlap on the test images, epoch by epoch.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("runs", type=Path, nargs="+", metavar="FOLDER", help="of a run of reference.train")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="FOLDER", help="of a run of reference train")
     parser.add_argument("--output", type=Path, default=Path("runs/overlap.png"), metavar="FILE", help="the figure")
     options = parser.parse_args(arguments)
     try:
@@ -69,7 +69,7 @@ def read_overlap(folder: Path) -> Overlap:
         values = [row[COLUMN] for row in content["epochs"]]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{path} must be of a run of reference.train, with the weights of its loss and {COLUMN} of each epoch; "
+            f"{path} must be of a run of reference train, with the weights of its loss and {COLUMN} of each epoch; "
             f"it fails at {error}."
         ) from error
     return Overlap(loss, [math.nan if value is None else value for value in values])  # JSON knows no NaN

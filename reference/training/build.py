@@ -9,10 +9,10 @@ from torchvision.transforms import InterpolationMode, v2
 
 from mcl_triton import ChannelGroups, MCLoss
 
-from . import base_networks, transforms
+from ..datasets import DATASETS, Labelled, Transform, faces, load, transforms
+from ..model import base_networks
+from ..model.network import MCNetwork, small_extractor
 from .batches import derived_seed
-from .datasets import DATASETS, Labelled, Transform, faces, load
-from .network import MCNetwork, small_extractor
 from .settings import SMALL, Settings
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from ..model.network import MCNetwork
 from .build import build_network
-from .network import MCNetwork
 from .settings import Settings
 
 
@@ -45,7 +45,7 @@ def settings_in(state: dict[str, Any], path: Path) -> Settings:
         return Settings(**state["settings"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{path} must be a checkpoint of reference.train, with settings that this version has: {error}."
+            f"{path} must be a checkpoint of reference train, with settings that this version has: {error}."
         ) from error
 
 
@@ -56,7 +56,7 @@ def load_network(path: Path) -> tuple[MCNetwork, Settings, list[str]]:
     """
     state = load(path)
     if not isinstance(state, dict) or not {"settings", "classes", "network"} <= state.keys():
-        raise ValueError(f"{path} must be a checkpoint of reference.train, with settings, classes and network.")
+        raise ValueError(f"{path} must be a checkpoint of reference train, with settings, classes and network.")
     settings, classes = settings_in(state, path), state["classes"]
     network = build_network(replace(settings, backbone_weights=""), len(classes))
     network.load_state_dict(state["network"])

@@ -11,10 +11,10 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from mcl_triton import channel_pool
 
+from ..channels.overlap import channel_overlap
+from ..model.network import MCNetwork
 from . import distributed
 from .interrupt import ignore_interrupt
-from .network import MCNetwork
-from .overlap import channel_overlap
 
 MEASURES = ("accuracy", "cross_entropy", "discriminality", "diversity", "diversity_fraction", "overlap")
 

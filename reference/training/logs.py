@@ -14,7 +14,7 @@ import torch
 
 from . import distributed
 from .environment import environment
-from .run import Row, Run
+from .trainer import Row, Run
 
 
 def without_nan(row: Mapping[str, Any]) -> dict[str, Any]:

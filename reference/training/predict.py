@@ -1,4 +1,4 @@
-"""What is on an image: ``python -m reference.predict IMAGE... --checkpoint CHECKPOINT``.
+"""What is on an image: ``python -m reference predict IMAGE... --checkpoint CHECKPOINT``.
 
 Images are taken whole, without what some data sets cut away: around the box of "cub-boxes", the banner of "aircraft".
 """
@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..datasets.images import read_picture
+from ..model.network import MCNetwork
 from .build import picture_transform
 from .checkpoint import load_network
-from .datasets.images import read_picture
-from .network import MCNetwork
 
 SHOWN = 5
 """Classes that are printed for each image."""
@@ -24,11 +24,11 @@ SHOWN = 5
 def main(arguments: list[str] | None = None) -> int:
     """Classify from the command line; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m reference.predict",
+        prog="python -m reference predict",
         description=f"Print the {SHOWN} most probable classes of each image.",
     )
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="a file")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="written by reference.train")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="written by reference train")
     options = parser.parse_args(arguments)
     try:
         network, settings, classes = load_network(options.checkpoint)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any
 
-from .backbones import WIDENED_BACKBONES
-from .datasets import DATASETS, faces
+from ..datasets import DATASETS, faces
+from ..model.backbones import WIDENED_BACKBONES
 
 SMALL = "small"
 """The backbone of the demo, for small images."""

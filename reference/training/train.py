@@ -1,9 +1,9 @@
-"""Training, with an evaluation after every epoch: ``python -m reference.train --help``.
+"""Training, with an evaluation after every epoch: ``python -m reference train --help``.
 
 A run is a function of its settings: everything random in it follows from the seed and the step, see `batches`. So a
 run that was interrupted and resumed ends in the same weights, bit for bit on a CPU, as one that was not.
 
-On several GPUs: ``torchrun --standalone --nproc-per-node 4 -m reference.train ...``. The batch is then divided among
+On several GPUs: ``torchrun --standalone --nproc-per-node 4 -m reference train ...``. The batch is then divided among
 the processes, which mask the same channels; without batch norm they get the weights that one process gets, up to
 rounding. With it, on GPUs, statistics are those of all processes (SyncBatchNorm), but of one part at a time where
 ``accumulation`` cuts the batch in parts; on CPUs they are those of each process's own images.
@@ -23,14 +23,14 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from ..model.network import MCNetwork
 from . import checkpoint, distributed
 from .build import build_network, load_data
 from .interrupt import deferred_interrupt
 from .logs import tensorboard, write_metrics
-from .network import MCNetwork
 from .recipes import describe_recipes, load_recipe, recipe_option
-from .run import DivergedError, Row, Run
 from .settings import Settings, add_arguments, from_arguments
+from .trainer import DivergedError, Row, Run
 
 CHECKPOINT = "checkpoint.pt"
 BEST = "best.pt"
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(describe_recipes())
         return 0
     parser = argparse.ArgumentParser(
-        prog="python -m reference.train",
+        prog="python -m reference train",
         description="Train a network by cross-entropy and MC-Loss; without a recipe, a small one on the ORL faces.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         parents=[chooser],
@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         _train(options, folder)
     except KeyboardInterrupt:
-        go_on = f"; go on by: python -m reference.train --resume {folder}" if (folder / CHECKPOINT).exists() else ""
+        go_on = f"; go on by: python -m reference train --resume {folder}" if (folder / CHECKPOINT).exists() else ""
         print(f"\nstopped{go_on}", file=sys.stderr)
         return 130
     except (ValueError, OSError, DivergedError) as error:

@@ -19,11 +19,11 @@ from torch.utils.data import Dataset
 
 from mcl_triton import sample_channel_mask
 
+from ..model.base_networks import parameter_groups
+from ..model.network import MCNetwork
 from . import checkpoint, distributed
-from .base_networks import parameter_groups
 from .batches import batches, derived_seed
 from .evaluate import evaluate
-from .network import MCNetwork
 from .settings import Settings, differences
 
 Row = dict[str, float]
@@ -230,7 +230,7 @@ def load_state(path: Path, settings: Settings, num_images: int, classes: Sequenc
     if changed := differences(checkpoint.settings_in(state, path), settings):
         raise ValueError(f"{path} and this run must have the same settings; they differ: {', '.join(changed)}.")
     if "num_images" not in state:
-        raise ValueError(f"{path} must be a checkpoint of this version of reference.train, which keeps num_images.")
+        raise ValueError(f"{path} must be a checkpoint of this version of reference train, which keeps num_images.")
     changed = [] if state["num_images"] == num_images else [f"{state['num_images']} to train on, now {num_images}"]
     pairs = zip_longest(state["classes"], classes)
     changed += [f"class {place} {was!r}, now {now!r}" for place, (was, now) in enumerate(pairs, start=1) if was != now]

@@ -1,4 +1,4 @@
-"""How good a checkpoint is on the test images of its data set: ``python -m reference.validate CHECKPOINT``."""
+"""How good a checkpoint is on the test images of its data set: ``python -m reference validate CHECKPOINT``."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from .build import load_test_data
 from .checkpoint import load_network
 from .distributed import choose_device
 from .evaluate import evaluate
-from .run import autocast
+from .trainer import autocast
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Evaluate from the command line; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m reference.validate",
+        prog="python -m reference validate",
         description="Measure a trained network on the test images.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("checkpoint", type=Path, help="written by reference.train")
+    parser.add_argument("checkpoint", type=Path, help="written by reference train")
     parser.add_argument("--data", metavar="FOLDER", help="folder of the data set's files, if no longer where it was")
     parser.add_argument("--device", default="auto", help="such as cpu or cuda:1; auto is a GPU where there is one")
     parser.add_argument("--workers", type=int, default=0, help="processes that read images ahead")

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from bench import __main__ as bench
-from bench import recipes
+from bench.measure import recipes
 from reference.datasets import DATASETS
-from reference.run import Run
+from reference.training.trainer import Run
 
 CLASSES = {"cub": 200, "cub-boxes": 200, "aircraft": 100, "flowers": 102, "cars": 196, "folder": 4}
 

@@ -1,6 +1,6 @@
 """What the compiler makes of the kernels for GPUs that are not there: registers, spills, widths of memory accesses.
 
-Of every configuration that the heuristic chooses for the realistic shapes of `bench.compiled`, on every target.
+Of every configuration that the heuristic chooses for the realistic shapes of `bench.count.compiled`, on every target.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import pytest
 import torch
 from packaging.version import Version
 
-from bench.assembly import Access
-from bench.compiled import (
+from bench.count.access_widths import Access
+from bench.count.compiled import (
     BATCH,
     TARGETS,
     Report,

@@ -13,23 +13,23 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 import bench.__main__ as bench
-from bench import drawings
+from bench.report import diagrams
 from mcl_triton import ChannelGroups, channel_pool
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 SIZES = [2] * 88 + [3] * 112
 OFFSETS = [0, *accumulate(SIZES)]
 
 
-@pytest.fixture(scope="module", params=drawings.DRAWINGS)
+@pytest.fixture(scope="module", params=diagrams.DRAWINGS)
 def name(request):
     return request.param
 
 
 @pytest.fixture(scope="module")
 def figure(name):
-    return drawings.draw(name)
+    return diagrams.draw(name)
 
 
 def texts_of(figure):
@@ -47,7 +47,7 @@ def cells_of(axis, width, height):
 
 @pytest.fixture(scope="module")
 def panels():
-    return drawings.draw("tiles").axes
+    return diagrams.draw("tiles").axes
 
 
 def test_programs_have_the_classes_and_channels_that_the_groups_give_them(panels):
@@ -79,9 +79,9 @@ def test_every_channel_is_drawn_once_in_the_colour_of_its_class(panels):
 
 def test_tiles_are_as_wide_as_a_power_of_two_and_what_is_beyond_the_map_is_masked(panels):
     rows, blocks = panels
-    assert {(0.0, 49), (80.0, 129)} == {(x - 49, x) for x, _, color in cells_of(rows, 15, 1) if color == drawings.EMPTY}
+    assert {(0.0, 49), (80.0, 129)} == {(x - 49, x) for x, _, color in cells_of(rows, 15, 1) if color == diagrams.EMPTY}
     masked = [(y, color) for width in (32, 40, 48) for _, y, color in cells_of(blocks, width, 15)]
-    assert masked == [(49, drawings.EMPTY)] * 3
+    assert masked == [(49, diagrams.EMPTY)] * 3
     assert {"49 positions", "of 64", "Program 22: tiles of 4 × 64, 3 channels a step"} <= set(texts_of(rows))
     assert {"positions\n0–31", "positions\n32–48"} <= set(texts_of(blocks))
     assert any("tiles of 32 × 64 slots" in text for text in texts_of(blocks))
@@ -103,7 +103,7 @@ def test_channels_move_from_memory_to_the_slots_of_their_class(panels):
 
 
 def test_the_bytes_are_those_of_the_shapes():
-    texts = "\n".join(texts_of(drawings.draw("data_flow")))
+    texts = "\n".join(texts_of(diagrams.draw("data_flow")))
     assert 32 * 512 * 14 * 14 * 4 == 12_845_056
     assert re.findall(r"(?:features F.*|gradient dF): (.*)", texts) == ["12.8 MB", "12.8 MB"]
     assert 32 * 512 * (4 + 4) == 131_072
@@ -124,7 +124,7 @@ def test_what_is_kept_for_backward_is_what_is_drawn(dtype, bytes_a_map):
     assert [tuple(tensor.shape) for tensor in statistics] == [(2, 6)] * 2
     assert sum(tensor.nbytes for tensor in statistics) == 2 * 6 * bytes_a_map
     assert "In 16 bits the maximum takes 2 bytes, the sum 4." in " ".join(
-        "\n".join(texts_of(drawings.draw("data_flow"))).split()
+        "\n".join(texts_of(diagrams.draw("data_flow"))).split()
     )
 
 

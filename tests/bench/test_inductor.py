@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from bench.cases import Case
-from bench.compiled import workers
-from bench.inductor import compiled_step, generated, graphs
-from bench.launches import Launch, Step
+from bench.count.compiled import workers
+from bench.count.inductor import compiled_step, generated, graphs
+from bench.count.launches import Launch, Step
 from bench.providers import official, ours_triton, plain
 from mcl_triton import ChannelGroups
 

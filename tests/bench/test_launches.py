@@ -5,7 +5,7 @@ import torch
 from checks import INTERLEAVED, lay_out, make_features, make_mask
 
 from bench.cases import Case
-from bench.launches import CASES, CONVENTIONS, MASKS, Launch, count_launches, ours, step_of
+from bench.count.launches import CASES, CONVENTIONS, MASKS, Launch, count_launches, ours, step_of
 from bench.providers import official, plain
 from mcl_triton import ChannelGroups, channel_pool, class_scores, diversity_scores
 

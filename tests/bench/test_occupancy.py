@@ -2,8 +2,8 @@
 
 import pytest
 
-from bench.occupancy import occupancy, resident_programs
-from bench.roofline import BANDWIDTHS, milliseconds
+from bench.count.occupancy import occupancy, resident_programs
+from bench.count.roofline import BANDWIDTHS, milliseconds
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.text import Text
 from PIL import Image
 
-from bench import plot
 from bench.cases import Case, real_cases, sweeps
+from bench.report import plot
 from bench.results import Result, write
 from mcl_triton import ChannelGroups
 

@@ -9,10 +9,11 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from bench import results, static
+from bench import results
 from bench.cases import Case
-from bench.launches import Launch, Step
-from bench.occupancy import occupancy
+from bench.count import static
+from bench.count.launches import Launch, Step
+from bench.count.occupancy import occupancy
 from mcl_triton import ChannelGroups
 
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton's compiler and interpreter")

@@ -9,7 +9,16 @@ import triton.language as tl
 from checks import lay_out, make_features, make_mask
 
 from bench.cases import Case, real_cases
-from bench.traffic import GROUPS, LARGER, Size, amounts, bytes_of_batch, fewer_classes, record_step, record_traffic
+from bench.count.traffic import (
+    GROUPS,
+    LARGER,
+    Size,
+    amounts,
+    bytes_of_batch,
+    fewer_classes,
+    record_step,
+    record_traffic,
+)
 from mcl_triton import ChannelGroups
 from mcl_triton.kernels import whole_maps
 

@@ -24,7 +24,7 @@ from test_documentation import PATHS, Page
 
 from reference.datasets import faces
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 AS_IT_IS = ("--help", "--list-recipes", "--resume", "--redraw")
 FACES = "--seeds 0 --epochs 1 --training-photos 1 --processes 1"
@@ -33,10 +33,10 @@ IMAGES = (
     "--batch-size 8 --epochs 1 --learning-rate 0.001"
 )
 SMALL = {
-    "reference.demo": FACES,
-    "reference.ablation --recipe": f"{IMAGES} --channels-per-class 3 --seeds 0 --over-channels-per-class",
-    "reference.ablation": FACES,
-    "reference.train": IMAGES,
+    "reference demo": FACES,
+    "reference ablation --recipe": f"{IMAGES} --channels-per-class 3 --seeds 0 --over-channels-per-class",
+    "reference ablation": FACES,
+    "reference train": IMAGES,
     "bench run": "--cases '512x7x7 (88x2 + 112x3) float32 contiguous' --no-sweeps --turns 1 --modes both",
     "bench plot": "--results bench/results",
     "bench page": "--results bench/results",

@@ -23,7 +23,7 @@ from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
 import mcl_triton
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PATHS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 MARKDOWN = MarkdownIt("commonmark").enable("table")
 SYBIL = Sybil(parsers=[PythonCodeBlockParser(), SkipParser()])

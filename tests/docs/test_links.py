@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from test_documentation import PATHS, Page
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from reference.datasets import DATASETS
-from reference.recipes import RECIPES, load_recipe
+from reference.training.recipes import RECIPES, load_recipe
 
-PAGES = Path(__file__).parent.parent / "docs"
+PAGES = Path(__file__).parents[2] / "docs"
 TEXT = (PAGES / "training.md").read_text()
 FLOWING = " ".join(TEXT.split())
 

@@ -9,15 +9,7 @@ from checks import make_features
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mcl_triton import (
-    ChannelGroups,
-    MCLoss,
-    channel_pool,
-    class_scores,
-    diversity_scores,
-    mc_loss,
-    pooling,
-)
+from mcl_triton import ChannelGroups, MCLoss, channel_pool, class_scores, diversity_scores, mc_loss, pooling
 
 GROUPS = ChannelGroups([3, 1, 2])
 TARGETS = torch.tensor([0, 2])

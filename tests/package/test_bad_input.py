@@ -9,7 +9,7 @@ import torch
 from checks import by_oracle, lay_out, make_features, make_mask
 
 from mcl_triton import ChannelGroups, MCLoss, channel_pool, class_maps, mc_loss, sample_channel_mask
-from reference import loss as oracle
+from reference.formulas import paper as oracle
 
 GROUPS = ChannelGroups([3, 1, 2])
 FEATURES = torch.randn(4, 6, 3, 5, generator=torch.Generator().manual_seed(0))

@@ -8,8 +8,8 @@ from checks import INTERLEAVED, make_features, make_mask
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from mcl_triton import ChannelGroups, MCLoss, channel_pool, class_maps, mc_loss, sample_channel_mask
-from mcl_triton.kernels import run, tables
-from reference import loss as oracle
+from mcl_triton.kernels import host, tables
+from reference.formulas import paper as oracle
 
 GROUPS = ChannelGroups(INTERLEAVED)
 TARGETS = torch.tensor([0, 6, 3, 3])
@@ -368,7 +368,7 @@ def test_tables_are_made_before_the_operator_runs(monkeypatch, is_compiled):
     """What is made inside would be memory of the CUDA graph that the operator is captured in."""
     groups = ChannelGroups([2, 3, 4] if is_compiled else [4, 3, 2])  # of no other test
     is_inside, made_inside = False, []
-    run_forward, channel_offsets = run.forward, tables.channel_offsets
+    run_forward, channel_offsets = host.forward, tables.channel_offsets
 
     def forward(*arguments):
         nonlocal is_inside
@@ -381,7 +381,7 @@ def test_tables_are_made_before_the_operator_runs(monkeypatch, is_compiled):
         made_inside.append(is_inside)
         return channel_offsets(runs)
 
-    monkeypatch.setattr(run, "forward", forward)
+    monkeypatch.setattr(host, "forward", forward)
     monkeypatch.setattr(tables, "channel_offsets", offsets)
 
     def pool(features):

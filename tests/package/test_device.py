@@ -22,10 +22,10 @@ from mcl_triton import (
     mc_loss,
     sample_channel_mask,
 )
-from reference import loss as oracle
+from reference.formulas import paper as oracle
 
 jit = pytest.importorskip("triton.runtime.jit")
-from mcl_triton.kernels import launch, run  # noqa: E402
+from mcl_triton.kernels import host, launch  # noqa: E402
 
 IS_SANITIZED = "ttsem" in sys.modules
 pytestmark = pytest.mark.skipif(
@@ -287,7 +287,7 @@ def test_kernels_are_launched_on_the_device_of_the_features(monkeypatch, launche
         return nullcontext()
 
     features = lay_out(make_features("signed", (2, sum(RAGGED), 5, 7), torch.float32), layout)
-    monkeypatch.setattr(run.torch.cuda, "device", guard)
+    monkeypatch.setattr(host.torch.cuda, "device", guard)
     check_pool(features, RAGGED)
     assert [launches_before for launches_before, _ in entered] == [0, 1]
     assert entered[0][1] == "cuda"  # in backward the sanitizer says "cpu" of the same features
@@ -318,13 +318,13 @@ def test_a_device_that_is_not_the_current_one(layout, device):
     ids=["a class too many", "a channel too many", "a channel too few"],
 )
 def test_the_sanitizer_reports_a_wrong_launch(monkeypatch, layout, more_classes, more_channels, report):
-    right = run._size_arguments
+    right = host._size_arguments
 
     def wrong(*args):
         num_classes, num_channels, *others = right(*args)
         return num_classes + more_classes, num_channels + more_channels, *others
 
-    monkeypatch.setattr(run, "_size_arguments", wrong)
+    monkeypatch.setattr(host, "_size_arguments", wrong)
     features = lay_out(make_features("signed", (3, sum(RAGGED), 5, 7), torch.float32), layout)
     with pytest.raises(Exception, match=report):
         channel_pool(features.to("cuda").requires_grad_(), ChannelGroups(RAGGED))

@@ -25,8 +25,8 @@ from hypothesis import strategies as st
 from triton.runtime.interpreter import GridExecutor
 
 from mcl_triton import ChannelGroups, channel_pool, class_scores, diversity_scores
-from mcl_triton.kernels import launch, run
-from reference import loss as oracle
+from mcl_triton.kernels import host, launch
+from reference.formulas import paper as oracle
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -52,7 +52,7 @@ def launches_are_chosen_anew():
 
 def only(monkeypatch, kernels: str) -> None:
     """Let no other kernels run than ``"whole_maps"`` or ``"position_blocks"``."""
-    monkeypatch.setattr(run, "_MODULES", {kernels: run._MODULES[kernels]})
+    monkeypatch.setattr(host, "_MODULES", {kernels: host._MODULES[kernels]})
 
 
 def limit_blocks(monkeypatch, num_positions: int) -> None:
@@ -65,7 +65,7 @@ def limit_blocks(monkeypatch, num_positions: int) -> None:
         tile_positions = min(chosen.constants["TILE_POSITIONS"], num_positions)
         return chosen._replace(constants={**chosen.constants, "TILE_POSITIONS": tile_positions})
 
-    monkeypatch.setattr(run, "choose", choose)
+    monkeypatch.setattr(host, "choose", choose)
 
 
 def features_of(kind: str, shape: tuple[int, int, int, int], dtype: torch.dtype, layout: str, seed: int = 0):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcl_triton import ChannelGroups, attention, channel_pool, mc_loss, sample_channel_mask
-from mcl_triton.transforms import once_per_device
+from mcl_triton.tracing import once_per_device
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 RAGGED = ChannelGroups([3, 1, 3, 7, 1, 2, 10])

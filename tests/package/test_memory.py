@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.memory import peak_bytes
+from bench.measure.memory import peak_bytes
 from mcl_triton import ChannelGroups, channel_pool, sample_channel_mask
 from mcl_triton.blocks import BLOCK_BYTES
 

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mcl_triton import ChannelGroups, MCLoss, attention, pooling, transforms
+from mcl_triton import ChannelGroups, MCLoss, attention, pooling, tracing
 
 BATCH = 4
 RAGGED = ChannelGroups(INTERLEAVED)
@@ -74,7 +74,7 @@ def gpu(monkeypatch):
     for module in (attention, pooling):
         monkeypatch.setattr(module, "uses_kernels", as_on_cuda)
     # `Watch` must not be seen: among fake tensors no value is looked at, and no table kept.
-    monkeypatch.setattr(transforms, "_get_current_dispatch_mode", lambda: None)
+    monkeypatch.setattr(tracing, "_get_current_dispatch_mode", lambda: None)
     return torch.device("meta")
 
 

@@ -5,7 +5,7 @@ import torch
 from checks import make_features, make_mask
 
 from mcl_triton import ChannelGroups, channel_pool, mc_loss
-from reference import official
+from reference.formulas import official
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 

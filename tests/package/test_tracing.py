@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from reference.transforms import from_scratch, pretrained
+from reference.datasets.transforms import from_scratch, pretrained
 
 IMAGENET = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[:, :, None, None]
 

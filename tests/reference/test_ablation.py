@@ -23,19 +23,19 @@ from PIL import Image
 from scipy.stats import ttest_rel
 from torch.nn.functional import cross_entropy
 
-from reference import ablation, ablation_figure, several
-from reference import loss as oracle
-from reference.ablation_plan import Plan, run_name
-from reference.ablation_results import Results, read, write
-from reference.ablation_table import table
-from reference.build import build_network, load_data
-from reference.checkpoint import load
-from reference.recipes import RECIPES
-from reference.run import DivergedError, Run, draw_mask
-from reference.settings import Settings
-from reference.train import train
+from reference.experiments import ablation, figure, parallel_runs
+from reference.experiments.plan import Plan, run_name
+from reference.experiments.results import Results, read, write
+from reference.experiments.table import table
+from reference.formulas import paper as oracle
+from reference.training.build import build_network, load_data
+from reference.training.checkpoint import load
+from reference.training.recipes import RECIPES
+from reference.training.settings import Settings
+from reference.training.train import train
+from reference.training.trainer import DivergedError, Run, draw_mask
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 BASE = Settings(epochs=1, training_photos=1, channels_per_class=4, weights=(0.5, 3))
 PLAN = Plan(BASE, seeds=(3, 8, 5, 1), channels=(2, 6), drops=(1, 0.75))
 
@@ -200,11 +200,11 @@ def test_without_overlap_there_is_a_dash():
 def test_the_figure_shows_every_number(monkeypatch, tmp_path):
     results = made_up()
     figures = []
-    monkeypatch.setattr(ablation_figure, "save", lambda figure, path: figures.append((figure, path)))
-    ablation_figure.draw_ablation(results, tmp_path / "a.png")
-    ((figure, path),) = figures
+    monkeypatch.setattr(figure, "save", lambda drawn, path: figures.append((drawn, path)))
+    figure.draw_ablation(results, tmp_path / "a.png")
+    ((made, path),) = figures
     assert path == tmp_path / "a.png"
-    difference, diversity, overlap = figure.axes
+    difference, diversity, overlap = made.axes
     labels = dict(
         zip(difference.get_yticks(), (label.get_text() for label in difference.get_yticklabels()), strict=True)
     )
@@ -311,7 +311,7 @@ class Messages(list):
 def messages(monkeypatch) -> Messages:
     """What a process that trains would send to the first one."""
     sent = Messages()
-    monkeypatch.setattr(several, "_epochs", sent, raising=False)
+    monkeypatch.setattr(parallel_runs, "_epochs", sent, raising=False)
     return sent
 
 
@@ -327,23 +327,23 @@ def test_a_run_that_was_stopped_goes_on_and_one_that_is_finished_stays(messages,
 
     with pytest.raises(KeyboardInterrupt):
         train(network, train_set, test_set, settings, tmp_path / "a", progress=False, on_epoch=stop)
-    rows = several._train_one(settings, tmp_path / "a", True, "cpu", 0)
+    rows = parallel_runs._train_one(settings, tmp_path / "a", True, "cpu", 0)
     assert sum(messages) == 2
     assert [row["epoch"] for row in rows] == [1, 2]
     assert [row["seconds"] for row in rows[:1]] == [row["seconds"] for row in calls], "the first one was trained again"
-    whole = several._train_one(settings, tmp_path / "b", False, "cpu", 0)
+    whole = parallel_runs._train_one(settings, tmp_path / "b", False, "cpu", 0)
     assert [row["train_loss"] for row in rows] == [row["train_loss"] for row in whole]
 
     messages.clear()
-    assert several._train_one(settings, tmp_path / "b", True, "cpu", 0) == whole
+    assert parallel_runs._train_one(settings, tmp_path / "b", True, "cpu", 0) == whole
     assert messages == [2]
-    assert several._train_one(settings, tmp_path / "b", False, "cpu", 0) != whole  # in other seconds, at least
+    assert parallel_runs._train_one(settings, tmp_path / "b", False, "cpu", 0) != whole  # in other seconds, at least
 
 
 def test_a_run_that_diverges_is_named(messages, tmp_path):
     settings = replace(BASE, learning_rate=1e30)
     with pytest.raises(DivergedError, match=rf"^{re.escape(str(tmp_path))}: the training loss is"):
-        several._train_one(settings, tmp_path, True, "cpu", 0)
+        parallel_runs._train_one(settings, tmp_path, True, "cpu", 0)
 
 
 # The command
@@ -442,7 +442,7 @@ def heed_interrupt() -> None:
 
 def test_a_stopped_ablation_leaves_nothing_running_and_goes_on(tmp_path):
     """Ctrl-C that reaches the first process alone, as a scheduler sends it."""
-    command = [sys.executable, "-m", "reference.ablation", "--folder", str(tmp_path), "--seeds", "3", "--over-drop"]
+    command = [sys.executable, "-m", "reference", "ablation", "--folder", str(tmp_path), "--seeds", "3", "--over-drop"]
     command += ["--over-channels-per-class", "--training-photos=1", "--processes=2", "--epochs=3000"]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupt)
     while process.poll() is None and len(list(tmp_path.glob("*/checkpoint.pt"))) < 2:
@@ -464,7 +464,7 @@ def be_killed(*_) -> None:
 
 
 def test_a_killed_process_is_told(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(several, "_train_one", be_killed)
+    monkeypatch.setattr(parallel_runs, "_train_one", be_killed)
     assert ablation.main([*OPTIONS, "--seeds", "3", "--folder", str(tmp_path)]) == 1
     assert "a process that trained was killed" in capsys.readouterr().err
 

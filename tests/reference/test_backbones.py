@@ -14,8 +14,8 @@ from torchvision.models import get_model, get_model_weights
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from mcl_triton import ChannelGroups, MCLoss
-from reference.backbones import count_channels, torchvision_backbone, widened_backbone
-from reference.base_networks import BilinearPooling, base_network, parameter_groups
+from reference.model.backbones import count_channels, torchvision_backbone, widened_backbone
+from reference.model.base_networks import BilinearPooling, base_network, parameter_groups
 
 
 def linear(inputs: int, outputs: int) -> int:
@@ -95,7 +95,7 @@ def test_a_file_of_weights_needs_no_constants_of_a_network(monkeypatch, tmp_path
     def make(name=None, weights=None):
         return torchvision.models.MaxVit((64, 64), 8, 2, [8, 8], [1, 1], head_dim=4, stochastic_depth_prob=0).eval()
 
-    monkeypatch.setattr("reference.backbones.get_model", make)  # the real one takes seconds
+    monkeypatch.setattr("reference.model.backbones.get_model", make)  # the real one takes seconds
     model = make()
     torch.save(model.state_dict(), tmp_path / "weights.pth")
     features = torchvision_backbone("maxvit_t", tmp_path / "weights.pth").eval()
@@ -237,7 +237,7 @@ def test_names_that_there_are_not(name, nearest):
 def test_a_network_without_maps(monkeypatch):
     # The same layers, of which making takes seconds, but one block of 12.
     small = torchvision.models.VisionTransformer(32, 16, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=8)
-    monkeypatch.setattr("reference.backbones.get_model", lambda name, weights: small)
+    monkeypatch.setattr("reference.model.backbones.get_model", lambda name, weights: small)
     with pytest.raises(ValueError, match=r"vit_b_16 has no feature map \(B, N, H, W\) at its end"):
         torchvision_backbone("vit_b_16")
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from reference.localise import locate
+from reference.channels.boxes import locate
 
 
 def drawn(*rows: str) -> torch.Tensor:

@@ -14,10 +14,9 @@ from torchvision import datasets as torchvision_datasets
 from torchvision.datasets import flowers102
 from torchvision.transforms import v2
 
-from bench import formats
-from bench.formats import write_annotations, write_setid
-from reference.datasets import DATASETS, SPLITS, Sizes, load
+from reference.datasets import DATASETS, SPLITS, Sizes, load, writers
 from reference.datasets.images import read_picture
+from reference.datasets.writers import write_annotations, write_setid
 
 AUTHORS = ["cub", "cub-boxes", "aircraft", "flowers", "cars"]
 
@@ -58,23 +57,23 @@ def write_cub(root: Path) -> None:
         **{1: (1, True), 2: (2, False), 3: (2, True), 4: (1, False)},
         **{10: (3, True), 11: (3, False), 12: (1, True)},
     }
-    formats.write_cub(root, ["001.Auk", "002.Great Tit", "003.Wren"], images, draw_bird)
+    writers.write_cub(root, ["001.Auk", "002.Great Tit", "003.Wren"], images, draw_bird)
 
 
 def write_aircraft(root: Path) -> None:
     variants = ["Falcon 2000", "Cessna 172", "F/A-18"]
     train = {1: "F/A-18", 2: "Falcon 2000", 3: "Cessna 172", 4: "F/A-18"}
-    formats.write_aircraft(root, variants, train, {5: "Cessna 172", 6: "Falcon 2000"}, draw)
+    writers.write_aircraft(root, variants, train, {5: "Cessna 172", 6: "Falcon 2000"}, draw)
 
 
 def write_flowers(root: Path) -> None:
     parts = {"trnid": [6, 2], "valid": [5, 1], "tstid": [7, 3, 4]}
-    formats.write_flowers(root, [51, 1, 77, 1, 102, 77, 102], parts, draw)
+    writers.write_flowers(root, [51, 1, 77, 1, 102, 77, 102], parts, draw)
 
 
 def write_cars(root: Path) -> None:
     names = ["AM General Hummer SUV 2000", "Ram C/V Cargo Van Minivan 2012", "smart fortwo Convertible 2012"]
-    formats.write_cars(root, names, [3, 1, 2], [2, 3], draw)
+    writers.write_cars(root, names, [3, 1, 2], [2, 3], draw)
 
 
 def write_folder(root: Path, evaluation: str = "test") -> None:

@@ -15,10 +15,12 @@ from test_train import without_seconds
 from torch import nn
 
 from mcl_triton import ChannelGroups
-from reference import demo, demo_figures, train
-from reference.environment import environment
-from reference.network import MCNetwork
-from reference.settings import Settings
+from reference.experiments import demo
+from reference.figures import demo_figures
+from reference.model.network import MCNetwork
+from reference.training import train
+from reference.training.environment import environment
+from reference.training.settings import Settings
 
 SETTINGS = Settings(epochs=2, training_photos=1, batch_size=20, channels_per_class=2)
 

@@ -12,13 +12,14 @@ from torch.nn.functional import avg_pool2d
 from torchvision.transforms import v2
 
 from mcl_triton import ChannelGroups
-from reference import checkpoint, explain, views_figure
-from reference.build import build_network
-from reference.explain import Viewer
-from reference.network import MCNetwork, global_max_pooling
-from reference.settings import Settings
-from reference.transforms import from_scratch
-from reference.views import scaled_maps, views
+from reference.channels.class_views import scaled_maps, views
+from reference.datasets.transforms import from_scratch
+from reference.figures import class_views_figure, explain
+from reference.figures.explain import Viewer
+from reference.model.network import MCNetwork, global_max_pooling
+from reference.training import checkpoint
+from reference.training.build import build_network
+from reference.training.settings import Settings
 
 CLASSES = ["001.Red_Kite", "002.Green_Finch"]
 
@@ -155,10 +156,10 @@ def test_pictures_are_drawn(image, tmp_path):
 def figures(monkeypatch):
     """The figures in place of their files."""
     drawn = []
-    monkeypatch.setattr(views_figure, "save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(class_views_figure, "save", lambda figure, path: drawn.append(figure))
     yield drawn
     for figure in drawn:
-        views_figure.plt.close(figure)
+        class_views_figure.plt.close(figure)
 
 
 def test_networks_side_by_side_under_their_names_and_classes(image, figures, tmp_path):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from checks import make_features, make_mask
 
-from reference import loss as oracle
-from reference import official
+from reference.formulas import official
+from reference.formulas import paper as oracle
 
 
 def pool_by_loops(features, sizes, mask):

@@ -6,8 +6,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from mcl_triton import ChannelGroups, MCLoss, MCLossOutput
-from reference import loss as oracle
-from reference.network import MCNetwork, classifier_head, global_max_pooling, small_extractor
+from reference.formulas import paper as oracle
+from reference.model.network import MCNetwork, classifier_head, global_max_pooling, small_extractor
 
 GROUPS = ChannelGroups([2, 3, 3])
 IMAGES = torch.randn(6, 3, 9, 7, generator=torch.Generator().manual_seed(0))

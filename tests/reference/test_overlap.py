@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from mcl_triton import ChannelGroups
-from reference import overlap_curve
-from reference.overlap import channel_overlap
+from reference.channels.overlap import channel_overlap
+from reference.figures import overlap_curve
 
 GROUPS = ChannelGroups([3, 1, 2, 4])
 CLASSES = torch.tensor([0, 3, 2, 1, 3, 0])

@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from reference import checkpoint, predict, train, validate
-from reference.build import load_data
 from reference.datasets import faces
-from reference.settings import Settings
+from reference.training import checkpoint, predict, train, validate
+from reference.training.build import load_data
+from reference.training.settings import Settings
 
 SETTINGS = Settings(training_photos=8, epochs=2, batch_size=20, channels_per_class=2, mixed_precision="bf16")
 
@@ -87,8 +87,8 @@ def test_other_classes_than_those_trained_on(classes, message, run, tmp_path, ca
         (None, "there is no checkpoint"),
         (b"no checkpoint", "cannot be read as a checkpoint"),
         (SERIALIZED[: len(SERIALIZED) // 2], "cannot be read as a checkpoint"),
-        ({"weight": torch.ones(2)}, "must be a checkpoint of reference.train"),
-        (torch.ones(2), "must be a checkpoint of reference.train"),
+        ({"weight": torch.ones(2)}, "must be a checkpoint of reference train"),
+        (torch.ones(2), "must be a checkpoint of reference train"),
         ({"settings": {"gone": 1}, "classes": ["s1"], "network": {}}, "settings that this version has: .*'gone'"),
     ],
     ids=["missing", "broken", "cut short", "state_dict", "tensor", "of another version"],

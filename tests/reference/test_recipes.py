@@ -9,11 +9,11 @@ import torch
 from test_datasets import SMALL, WRITERS
 from torchvision.models import get_model
 
-from reference import build, predict, train, validate
 from reference.datasets import DATASETS
-from reference.recipes import RECIPES, load_recipe
-from reference.run import draw_mask
-from reference.settings import Settings
+from reference.training import build, predict, train, validate
+from reference.training.recipes import RECIPES, load_recipe
+from reference.training.settings import Settings
+from reference.training.trainer import draw_mask
 
 CLASSES = {"cub": 200, "aircraft": 100, "cars": 196, "flowers": 102}
 

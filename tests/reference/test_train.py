@@ -20,14 +20,14 @@ from PIL import Image
 from test_overlap import overlap_by_sets
 from torch.utils.data import Dataset, Subset
 
-from reference import checkpoint, train
-from reference import loss as oracle
-from reference.batches import batches
 from reference.datasets import faces
-from reference.evaluate import evaluate
-from reference.logs import tensorboard
-from reference.run import Run, learning_rate_factor
-from reference.settings import Settings, drop_from_text
+from reference.formulas import paper as oracle
+from reference.training import checkpoint, train
+from reference.training.batches import batches
+from reference.training.evaluate import evaluate
+from reference.training.logs import tensorboard
+from reference.training.settings import Settings, drop_from_text
+from reference.training.trainer import Run, learning_rate_factor
 
 SETTINGS = Settings(training_photos=1, epochs=2, batch_size=10, channels_per_class=2)  # 40 images, 4 steps an epoch
 COLUMNS = [
@@ -401,7 +401,9 @@ def test_the_learning_rate_falls_with_every_step():
 def test_the_best_checkpoint_is_of_the_first_epoch_with_the_highest_accuracy(tmp_path, monkeypatch):
     accuracies = iter([0.2, 0.5, 0.5, 0.4])
     others = {"cross_entropy": 1.0, "discriminality": 1.0, "diversity": 1.0, "diversity_fraction": 0.5}
-    monkeypatch.setattr("reference.run.evaluate", lambda *_, **__: {"accuracy": next(accuracies), **others})
+    monkeypatch.setattr(
+        "reference.training.trainer.evaluate", lambda *_, **__: {"accuracy": next(accuracies), **others}
+    )
     settings = replace(SETTINGS, epochs=4)
     train.train(train.build_network(settings), *small_data(), settings, tmp_path, progress=False)
     best, last = checkpoint.load(tmp_path / "best.pt"), checkpoint.load(tmp_path / "checkpoint.pt")
@@ -631,7 +633,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "run"
     options = ["--training-photos", "1", "--epochs", "2", "--batch-size", "10", "--weights", "1", "2"]
     assert train.main([*options, "--folder", str(folder)]) == 130
-    assert f"python -m reference.train --resume {folder}" in capsys.readouterr().err
+    assert f"python -m reference train --resume {folder}" in capsys.readouterr().err
 
     assert train.main(["--resume", str(folder)]) == 0
     assert str(folder) in capsys.readouterr().out

@@ -16,12 +16,12 @@ from test_train import without_seconds
 from torch import distributed, nn
 
 from mcl_triton import ChannelGroups, MCLoss
-from reference import loss as oracle
-from reference import train
-from reference.evaluate import evaluate
-from reference.network import MCNetwork, global_max_pooling
-from reference.run import Run
-from reference.settings import Settings
+from reference.formulas import paper as oracle
+from reference.model.network import MCNetwork, global_max_pooling
+from reference.training import train
+from reference.training.evaluate import evaluate
+from reference.training.settings import Settings
+from reference.training.trainer import Run
 
 GROUPS = ChannelGroups([3, 2, 2])
 CASES = {"whole": 1, "in parts": 3}  # accumulation
@@ -195,7 +195,7 @@ def test_only_the_first_process_writes(folder):
 
 @pytest.mark.parametrize("processes", [5, 6])  # 12 images are no multiple of 10, and one for each of 12 parts
 def test_a_batch_that_cannot_be_divided(monkeypatch, processes):
-    monkeypatch.setattr("reference.distributed.size", lambda: processes)
+    monkeypatch.setattr("reference.training.distributed.size", lambda: processes)
     message = rf"must be a multiple of {2 * processes}, .* {processes} processes .* 2, and leave at least 2 .*; got 12"
     with pytest.raises(ValueError, match=message):
         Run(make_network(), settings(accumulation=2), num_images=29, classes=[])
@@ -226,10 +226,10 @@ def test_other_random_layers_draw_other_numbers_for_each_part(tmp_path):
 def test_torchrun_and_ctrl_c(tmp_path):
     """Both processes stop after the same step and leave a checkpoint to go on from."""
     folder = tmp_path / "run"
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
-        *("-m", "reference.train", "--folder", str(folder), "--device", "cpu", "--epochs", "5000"),
+        *("-m", "reference", "train", "--folder", str(folder), "--device", "cpu", "--epochs", "5000"),
         *("--channels-per-class", "1", "--training-photos", "1"),
     ]
     process = subprocess.Popen(
@@ -246,7 +246,7 @@ def test_torchrun_and_ctrl_c(tmp_path):
     finally:
         process.terminate()
         guard.cancel()
-    assert f"go on by: python -m reference.train --resume {folder}" in text
+    assert f"go on by: python -m reference train --resume {folder}" in text
     saved = torch.load(folder / "checkpoint.pt")
     assert saved["step"] >= 2
     assert 0 <= saved["step"] - 2 * len(saved["rows"]) <= 2  # two steps an epoch, the last one perhaps not validated

@@ -1,4 +1,4 @@
-"""The published ways of training, as files: ``python -m reference.train --list-recipes``.
+"""The published ways of training, as files: ``python -m reference train --list-recipes``.
 
 A file here is a way of training one network. With a data set's name before it, it is a recipe: ``cub-resnet50`` is
 ``resnet50.toml`` on "cub". Keys are the names of `Settings`, and two more: ``extends``, a recipe or a file whose values
@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ..datasets import DATASETS
+from ...datasets import DATASETS
 from ..settings import Settings
 
 if sys.version_info >= (3, 11):

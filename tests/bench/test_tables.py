@@ -8,18 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from bench import page, results
+from bench import results
+from bench.report import tables
 from bench.results import Result
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RESULTS = results.read_folder(results.FOLDER)
 
 
-@pytest.mark.parametrize("path", page.PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", tables.PAGES, ids=lambda path: path.name)
 def test_the_tables_in_the_repository_are_those_of_its_results(path) -> None:
     text = (ROOT / path).read_text(encoding="utf-8")
     assert "<!-- table: " in text
-    assert page.fill(text, RESULTS) == text, "python -m bench page"
+    assert tables.fill(text, RESULTS) == text, "python -m bench page"
 
 
 def row(provider: str, metric: str, value: float, **others: object) -> Result:
@@ -59,7 +60,7 @@ ROWS = [
 
 
 def test_the_table_of_speed() -> None:
-    assert page.speed(ROWS) == [
+    assert tables.speed(ROWS) == [
         "**Some CPU, 2 threads** (torch 9; commit abc):",
         "",
         "| features | | ours, eager, ms of wall time | official |",
@@ -72,7 +73,7 @@ def test_the_table_of_speed() -> None:
 def test_every_device_has_a_table_and_what_was_not_measured_a_dash() -> None:
     elsewhere = [replace(one, device="A GPU", provider=one.provider.replace("official", "plain")) for one in ROWS[:3]]
     more = row("plain", "ratio", 3.0, dtype="float32"), row("ours, eager", "wall", 1.0, dtype="float32")
-    lines = page.speed([*ROWS, *more, *elsewhere])
+    lines = tables.speed([*ROWS, *more, *elsewhere])
     assert [line for line in lines if line.startswith("**")] == [
         "**Some CPU, 2 threads** (torch 9; commit abc):",
         "**A GPU** (torch 9; commit abc):",
@@ -89,7 +90,7 @@ def test_the_ranges_are_over_all_real_shapes() -> None:
     more = [row("official", "ratio", value, shape=shape) for value, shape in zip((0.5, 6.0), shapes, strict=True)]
     contiguous = row("plain", "ratio", 1.25, dtype="float32", layout="contiguous")
     less_known = row("official", "ratio", 99.0, device="Some CPU, 1 thread")
-    assert page.ranges([*ROWS, *more, contiguous, less_known]) == [
+    assert tables.ranges([*ROWS, *more, contiguous, less_known]) == [
         "**Some CPU, 2 threads**:",
         "",
         "| | float32 contiguous | bfloat16 channels_last |",
@@ -100,13 +101,13 @@ def test_the_ranges_are_over_all_real_shapes() -> None:
 
 
 def test_the_table_of_memory_is_in_units_of_the_features() -> None:
-    assert page.memory(ROWS)[-1].endswith("channels_last | 1.25 | 3.50 |")
+    assert tables.memory(ROWS)[-1].endswith("channels_last | 1.25 | 3.50 |")
 
 
 def test_the_table_of_accuracy() -> None:
     more = [row("ours, eager", "error", 0.00123), row("official", "error", 0.0456), row("plain", "wrong", 1.0)]
     elsewhere = [replace(one, device="Z, 1 thread", provider="plain, compiled") for one in more]
-    assert page.accuracy([*ROWS, *more, *elsewhere]) == [
+    assert tables.accuracy([*ROWS, *more, *elsewhere]) == [
         "| features | | ours, eager | official |",
         "|---|---|---|---|",
         "| CUB, ResNet50, 448 pixels | 4×2048×14×14 (152×10 + 48×11) bfloat16 channels_last | 1.2e-03 | 4.6e-02 |",
@@ -135,7 +136,7 @@ def test_the_headline_has_times_of_the_busiest_device_and_what_was_counted() -> 
     ]
     rows += [row("official", "ratio", 9.0, shape="4x512x14x14 (88x2 + 112x3)")]  # not among the few that are shown
     shape = "4×2048×14×14 (152×10 + 48×11) bfloat16 channels_last"
-    assert page.headline([*rows, *counted_rows()]) == [
+    assert tables.headline([*rows, *counted_rows()]) == [
         "Time and memory measured on Some CPU, 2 threads (torch 9; commit abc; ours is *ours, eager*); reads, writes "
         "and launches counted, without a GPU:",
         "",
@@ -151,7 +152,7 @@ def test_the_headline_has_times_of_the_busiest_device_and_what_was_counted() -> 
 def test_on_a_gpu_the_headline_has_the_kernels_and_a_dash_for_what_was_not_measured() -> None:
     rows = [row("ours, eager", "wall", 99.0), row("ours, Triton", "wall", 1.5), row("ours, Triton", "peak", 1.25 * F)]
     rows += [row("ours, eager", "ratio", 66.0), row("official", "ratio", 9.0), row("plain", "ratio", 8.0)]
-    lines = page.headline([*rows, *counted_rows()])
+    lines = tables.headline([*rows, *counted_rows()])
     assert "ours is *ours, Triton*" in lines[0]
     assert lines[4].endswith("| 1.5 ms, 1.25 F | 9.00×, – | 8.00×, – | –, – | `run --full --compiled` |")
 
@@ -169,7 +170,7 @@ def test_the_table_of_counts() -> None:
         for metric, value in (("launches", launches * times), ("traffic", moved * F * times))
     ]
     elsewhere = [replace(one, shape="4x2048x14x14 (52x20 + 48x21)") for one in rows]  # Aircraft
-    assert page.counted([*rows, *elsewhere]) == [
+    assert tables.counted([*rows, *elsewhere]) == [
         "| features | | ours, Triton | plain, compiled |",
         "|---|---|---|---|",
         "| CUB, ResNet50, 448 pixels | 4×2048×14×14 (152×10 + 48×11) bfloat16 channels_last | 12, 3.05 | 10, 13.00 |",
@@ -190,7 +191,7 @@ def test_the_table_of_rooflines_is_in_microseconds() -> None:
         for device, factor in (("A100 (model)", 2), ("H100 (model)", 1))
         for name, value in providers.items()
     ]
-    lines = page.roofline(rows)
+    lines = tables.roofline(rows)
     assert lines[0] == "µs of ours, Triton, compiled; ours, Triton; plain, compiled; plain; official:"
     assert lines[2] == "| features | | A100 (model) | H100 (model) |"
     assert lines[4].endswith(" | 80; 100; 180; 360; 400 | 40; 50; 90; 180; 200 |")
@@ -206,7 +207,7 @@ def test_the_table_of_what_was_compiled_is_from_the_least_to_the_most() -> None:
         }.items()
         for metric, value in facts.items()
     ]
-    assert page.compiled(rows) == [
+    assert tables.compiled(rows) == [
         "| kernel | sm_90 | gfx942 |",
         "|---|---|---|",
         "| masks.mask | 40–64 registers, 0 bytes of stack, occupancy 31–50 % "
@@ -216,23 +217,23 @@ def test_the_table_of_what_was_compiled_is_from_the_least_to_the_most() -> None:
 
 def test_a_page_keeps_everything_but_its_tables() -> None:
     text = "before\n<!-- table: memory -->\nold\n<!-- end -->\nbetween\n<!-- table: speed -->\n<!-- end -->\nafter\n"
-    filled = page.fill(text, ROWS)
+    filled = tables.fill(text, ROWS)
     assert filled.startswith("before\n<!-- table: memory -->\n**Some CPU, 2 threads**")
     assert "\n<!-- end -->\nbetween\n<!-- table: speed -->\n**Some" in filled
     assert "old" not in filled
     assert filled.endswith("<!-- end -->\nafter\n")
-    assert page.fill(filled, ROWS) == filled
+    assert tables.fill(filled, ROWS) == filled
 
 
 def test_a_folder_without_results_leaves_the_pages_alone(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (path,) = [path for path in page.PAGES if path.name == "README.md"]
+    (path,) = [path for path in tables.PAGES if path.name == "README.md"]
     path.write_text("<!-- table: speed -->\nold\n<!-- end -->\n")
     with pytest.raises(SystemExit, match="must be a folder with results"):
-        page.main(Namespace(results=tmp_path))
+        tables.main(Namespace(results=tmp_path))
     assert "old" in path.read_text()
 
 
 def test_a_table_that_there_is_not_is_an_error() -> None:
     with pytest.raises(KeyError, match="sped"):
-        page.fill("<!-- table: sped -->\n<!-- end -->", ROWS)
+        tables.fill("<!-- table: sped -->\n<!-- end -->", ROWS)

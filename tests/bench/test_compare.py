@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from bench import __main__ as bench
-from bench import results, run, timing
+from bench import results
 from bench.cases import Case, sweeps
-from bench.memory import peak_bytes
+from bench.measure import compare, timing
+from bench.measure.memory import peak_bytes
 from bench.providers import Inputs, Provider, ours_eager, plain
 from bench.results import Result
 from mcl_triton import ChannelGroups
@@ -34,8 +35,8 @@ def doubled(features: Tensor, targets: Tensor, mask: Tensor, groups: ChannelGrou
 
 @pytest.fixture(autouse=True)
 def few_cases(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "quick_cases", lambda: [CASE, RAGGED])
-    monkeypatch.setattr(run, "sweeps", lambda: {"samples, B": {1: Case(1, CASE.groups, 5)}})
+    monkeypatch.setattr(compare, "quick_cases", lambda: [CASE, RAGGED])
+    monkeypatch.setattr(compare, "sweeps", lambda: {"samples, B": {1: Case(1, CASE.groups, 5)}})
 
 
 def rows_of(rows: list[Result], **wanted: str) -> list[Result]:
@@ -82,7 +83,7 @@ def test_who_fails_is_reported_and_not_called_wrong(capsys: pytest.CaptureFixtur
     def unlucky(*arguments: Any) -> Tensor:
         raise RuntimeError("out of luck")
 
-    rows = run.measure(CASE, [Provider("unlucky", unlucky), Provider("plain", plain)], CPU, 1, ["both"])
+    rows = compare.measure(CASE, [Provider("unlucky", unlucky), Provider("plain", plain)], CPU, 1, ["both"])
     assert not rows_of(rows, provider="unlucky")
     assert not rows_of(rows, metric="ratio")  # to whom
     assert rows_of(rows, provider="plain", metric="wall")
@@ -119,7 +120,7 @@ def test_a_provider_that_is_not_there_is_refused(text: str, capsys: pytest.Captu
 def test_who_needs_equal_groups_sits_out_ragged_ones(capsys: pytest.CaptureFixture[str]) -> None:
     equal = Provider("equal", plain, takes_ragged_groups=False)
     for case, is_there in ((CASE, True), (RAGGED, False)):
-        rows = run.measure(case, [Provider("ours", ours_eager), equal], CPU, turns=1, modes=["both"])
+        rows = compare.measure(case, [Provider("ours", ours_eager), equal], CPU, turns=1, modes=["both"])
         assert bool(rows_of(rows, provider="equal")) == is_there
     assert "equal takes classes of equal size only" in capsys.readouterr().out
 
@@ -136,9 +137,9 @@ def test_ratios_are_taken_turn_by_turn(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return {"wall": seconds}
 
-    monkeypatch.setattr(run, "clocks", clocks)
+    monkeypatch.setattr(compare, "clocks", clocks)
     everyone = [Provider("ours", ours_eager), Provider("theirs", plain)]
-    rows = run.measure(CASE, everyone, CPU, turns=4, modes=["both"])
+    rows = compare.measure(CASE, everyone, CPU, turns=4, modes=["both"])
     (ratio,) = rows_of(rows, metric="ratio")
     assert (ratio.provider, ratio.samples) == ("theirs", 4)
     assert [ratio.low, ratio.value, ratio.high] == pytest.approx([3, 3, 3])
@@ -294,7 +295,7 @@ def test_a_call_that_cannot_be_captured_is_timed_all_the_same(
 def test_rotated_inputs_are_more_than_twice_the_cache_and_not_too_many(gpu: FakeGpu) -> None:
     cuda = torch.device("cuda")
     assert timing.rotation(CASE, cuda) == 512
-    for case in [*run.all_cases(), *(case for sweep in sweeps().values() for case in sweep.values())]:
+    for case in [*compare.all_cases(), *(case for sweep in sweeps().values() for case in sweep.values())]:
         others = (timing.rotation(case, cuda) - 1) * case.nbytes
         assert 100 * 2**20 <= others < 100 * 2**20 + case.nbytes
     assert timing.rotation(CASE, CPU) == 1
@@ -302,17 +303,17 @@ def test_rotated_inputs_are_more_than_twice_the_cache_and_not_too_many(gpu: Fake
 
 def test_on_a_gpu_bandwidth_is_of_the_kernels(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs_of = Inputs.of
-    monkeypatch.setattr(run.Inputs, "of", lambda case, device, seed=0: inputs_of(case, CPU, seed))
-    monkeypatch.setattr(run, "peak_bytes", lambda call, device: 7)
-    monkeypatch.setattr(run, "rotation", lambda case, device: 2)
+    monkeypatch.setattr(compare.Inputs, "of", lambda case, device, seed=0: inputs_of(case, CPU, seed))
+    monkeypatch.setattr(compare, "peak_bytes", lambda call, device: 7)
+    monkeypatch.setattr(compare, "rotation", lambda case, device: 2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some GPU")
-    monkeypatch.setattr(run, "copy_call", lambda: timing.Call(lambda inputs: gpu.call("copy")))
+    monkeypatch.setattr(compare, "copy_call", lambda: timing.Call(lambda inputs: gpu.call("copy")))
 
     def theirs(*arguments: Any) -> Tensor:
         gpu.call("theirs")
         return plain(*arguments)
 
-    rows = run.measure(CASE, [Provider("theirs", theirs)], torch.device("cuda"), turns=2, modes=["both"])
+    rows = compare.measure(CASE, [Provider("theirs", theirs)], torch.device("cuda"), turns=2, modes=["both"])
     assert {row.device for row in rows} == {"Some GPU"}
     both = {row.metric: row for row in rows_of(rows, provider="theirs", mode="both")}
     assert set(both) == {"wall", "operator", "kernel", "bandwidth", "peak", "error"}
@@ -325,10 +326,10 @@ def test_on_a_gpu_bandwidth_is_of_the_kernels(gpu: FakeGpu, monkeypatch: pytest.
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("case", [CASE, RAGGED], ids=["uniform", "ragged"])
 def test_on_a_real_gpu_everyone_is_timed_on_every_clock(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "rotation", lambda case, device: 3)
+    monkeypatch.setattr(compare, "rotation", lambda case, device: 3)
     cuda = torch.device("cuda")
-    everyone = [one for one in run.providers(cuda, compiled=False) if one.name != "Holocron"]
-    rows = run.measure(case, everyone, cuda, turns=2)
+    everyone = [one for one in compare.providers(cuda, compiled=False) if one.name != "Holocron"]
+    rows = compare.measure(case, everyone, cuda, turns=2)
     for provider in everyone:
         for mode in timing.MODES:
             metrics = {row.metric for row in rows_of(rows, provider=provider.name, mode=mode)}
@@ -345,4 +346,4 @@ def test_help_is_there_for_every_command(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_a_cpu_is_named_with_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    assert run.device_name(CPU).endswith(", 1 thread")
+    assert compare.device_name(CPU).endswith(", 1 thread")
