@@ -8,9 +8,11 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from .backend import check_backend, uses_kernels
-from .groups import ChannelGroups, integer, positive, require_groups
-from .tracing import are_plain, once_per_device
+from . import operators
+from .backend import uses_kernels
+from .checks import check_generator, check_groups
+from .groups import ChannelGroups, integer, positive
+from .tracing import once_per_device
 
 Drop = str | int | float | Sequence[int]
 """How many channels of each class are zeroed: "half", a number, a fraction, or one number a class."""
@@ -60,7 +62,7 @@ def sample_channel_mask(
 
     Source: the paper's section on the discriminality component; how many to drop varies among published codes.
     """
-    require_groups(groups)
+    check_groups(groups)
     # NumPy's, if an integer at all.
     if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int)):
         batch_size = positive("batch_size", batch_size)
@@ -68,11 +70,25 @@ def sample_channel_mask(
         raise ValueError(f"batch_size must be None or at least 1; got {batch_size}.")
     if not isinstance(dtype, torch.dtype) or dtype.is_complex:
         raise TypeError(f"dtype must be a real one, such as torch.float32, or torch.bool; got {dtype!r}.")
-    check_backend(backend)
     check_generator(generator)
     device = torch.empty(0, device=device).device  # with its index, whatever was given
-    drop = hashable_drop(drop)
     by_kernels = uses_kernels(backend, device)
+    return draw_mask(
+        groups, hashable_drop(drop), batch_size, generator, device=device, dtype=dtype, by_kernels=by_kernels
+    )
+
+
+def draw_mask(
+    groups: ChannelGroups,
+    drop: HashableDrop,
+    batch_size: int | None,
+    generator: torch.Generator | None,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    by_kernels: bool,
+) -> Tensor:
+    """`sample_channel_mask` of checked arguments; ``device`` has its index."""
     tables = _tables(groups, drop, device, by_kernels)
     shape = (groups.num_channels,) if batch_size is None else (batch_size, groups.num_channels)
     keys = (
@@ -81,22 +97,11 @@ def sample_channel_mask(
         else torch.randint(1 << _RANDOM_BITS, shape, device=device, generator=generator)
     )
     if by_kernels:
-        operator = _mask_of_keys if are_plain(keys) else _mask_operator
-        mask: Tensor = operator(keys, *tables, max(size for _, size in groups.runs), dtype)
-        return mask
+        return operators.mask_of_keys(keys, *tables, max(size for _, size in groups.runs), dtype)
     first_keys, is_kept = tables
     # Sorted, the channels stand class by class, in random order within a class, whose first ones are dropped.
     order = (keys + first_keys).argsort(-1)
     return torch.empty_like(keys, dtype=dtype).scatter_(-1, order, is_kept.to(dtype).expand(shape))
-
-
-def check_generator(generator: object) -> None:
-    """Raise TypeError unless ``generator`` is one of PyTorch's, or None."""
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise TypeError(
-            f"generator must be a torch.Generator or None; got {generator!r:.200}. "
-            "torch.Generator(device).manual_seed(seed) makes one of a seed."
-        )
 
 
 _EXPECTED = 'drop must be "half", an integer, a fraction in [0, 1), or one integer a class'
@@ -136,20 +141,6 @@ def dropped_channels(groups: ChannelGroups, drop: HashableDrop) -> tuple[int, ..
                 f'which has {size}. drop="half" and fractions adapt to the size of a group.'
             )
     return dropped
-
-
-def _mask_of_keys(keys: Tensor, offsets: Tensor, dropped: Tensor, longest: int, dtype: torch.dtype) -> Tensor:
-    from .kernels import host  # Triton is not imported before it is needed
-
-    return host.channel_mask(keys, offsets, dropped, longest, dtype)
-
-
-_mask_operator = torch.library.custom_op("mcl_triton::channel_mask", _mask_of_keys, mutates_args=())
-
-
-@_mask_operator.register_fake
-def _(keys: Tensor, offsets: Tensor, dropped: Tensor, longest: int, dtype: torch.dtype) -> Tensor:
-    return torch.empty_like(keys, dtype=dtype)
 
 
 @once_per_device

@@ -1,4 +1,4 @@
-"""Which code computes: the Triton kernels, or plain PyTorch."""
+"""Which code computes, and in which dtype: the Triton kernels, or plain PyTorch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from importlib.util import find_spec
 
 import torch
+from torch import Tensor
 
 _HAS_TRITON = find_spec("triton") is not None
 
@@ -22,11 +23,13 @@ def check_backend(backend: str) -> None:
 
 
 def uses_kernels(backend: str, device: torch.device) -> bool:
-    """Whether the kernels compute on a device, given a backend that `check_backend` has seen.
+    """Whether the kernels compute on a device.
 
     Raises:
-        ValueError: ``backend="triton"`` on a device without kernels.
+        ValueError: an unknown backend, or ``"triton"`` on a device without kernels.
+        ImportError: ``"triton"`` where it is not installed.
     """
+    check_backend(backend)
     if backend == "triton" and device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         raise ValueError(
             f'backend="triton" needs a CUDA or ROCm device; got {device}. backend="auto" takes plain PyTorch there. '
@@ -34,3 +37,8 @@ def uses_kernels(backend: str, device: torch.device) -> bool:
             "NumPy."
         )
     return backend == "triton" or (backend == "auto" and device.type == "cuda" and _HAS_TRITON)
+
+
+def working_dtype(features: Tensor) -> torch.dtype:
+    """The dtype of g and h, and of all computation: float64 for float64 features, float32 for all others."""
+    return torch.promote_types(features.dtype, torch.float32)

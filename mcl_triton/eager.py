@@ -12,6 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from .backend import working_dtype
 from .blocks import Part, Scratch, copy, parts_of
 
 
@@ -119,11 +120,6 @@ def backward(
                 copy(out_block, out)
         part.put_channels(grad_maps, out_maps)
     return grad.copy_(grad_maps.view(grad.shape)) if layout_is_odd else grad
-
-
-def working_dtype(features: Tensor) -> torch.dtype:
-    """The dtype that is computed in, and that g and h have: float32, or float64 for float64."""
-    return torch.promote_types(features.dtype, torch.float32)
 
 
 def _winners(part: Part, values: Tensor, out: Tensor, exact_values: Callable[[], Tensor] | None = None) -> Tensor:

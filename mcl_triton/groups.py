@@ -161,12 +161,3 @@ def positive(name: str, value: object) -> int:
     if number < 1:
         raise ValueError(f"{name} must be at least 1; got {number}.")
     return number
-
-
-def require_groups(groups: object) -> None:
-    """Raise TypeError unless ``groups`` is a ChannelGroups."""
-    if not isinstance(groups, ChannelGroups):
-        raise TypeError(
-            f"groups must be a ChannelGroups; got {type(groups).__name__}. "
-            "Make one of a list of sizes by ChannelGroups(sizes), or of equal ones by ChannelGroups.uniform(C, ξ)."
-        )

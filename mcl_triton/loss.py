@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,15 +9,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from .attention import Drop, check_generator, dropped_channels, hashable_drop, sample_channel_mask
-from .backend import check_backend
-from .groups import ChannelGroups, require_groups
-from .pooling import check_arguments, pool_checked, require_dense
-from .tracing import once_per_device, values_are_readable
+from .attention import Drop, draw_mask, dropped_channels, hashable_drop
+from .backend import check_backend, uses_kernels, working_dtype
+from .checks import (
+    check_criterion,
+    check_discriminality,
+    check_features,
+    check_generator,
+    check_groups,
+    check_mask,
+    check_targets,
+    check_weights,
+)
+from .groups import ChannelGroups
+from .pooling import pool
+from .tracing import once_per_device
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
-
-_DEFAULT_WEIGHTS = {"official": (1.5, 20.0), "paper": (0.005, 10.0)}
 
 
 class MCLossOutput(NamedTuple):
@@ -97,42 +104,39 @@ def mc_loss(
 
     Source: IEEE TIP 2020, arXiv 2002.04264; the official convention is that of the authors' code.
     """
-    require_groups(groups)
-    weights = _check_weights(convention, weights)
-    _check_criterion(groups, criterion, label_smoothing, class_weights, ignore_index)
-    check_arguments(features, groups, mask, backend)
+    check_groups(groups)
+    first, second = check_weights(convention, weights)
+    check_criterion(groups, criterion, label_smoothing, class_weights, ignore_index)
+    check_features(features, groups)
+    check_mask(mask, features)
     if criterion is None:
-        targets = _check_targets(targets, features, groups, ignore_index)
+        check_targets(targets, features, groups, ignore_index)
     if class_weights is not None and class_weights.device != features.device:
         raise ValueError(
             f"class_weights are on {class_weights.device}, features are on {features.device}: move one of them. "
             "Those of an MCLoss move with it: loss.to(device)."
         )
+    check_generator(generator)
+    by_kernels = uses_kernels(backend, features.device)
     drop = hashable_drop(drop)
+
     if mask is None and drop != 0:
-        mask = sample_channel_mask(groups, drop=drop, generator=generator, device=features.device, backend=backend)
-    scores, diversity_scores = pool_checked(features, groups, mask, backend)
+        mask = draw_mask(
+            groups, drop, None, generator, device=features.device, dtype=working_dtype(features), by_kernels=by_kernels
+        )
+    scores, diversity_scores = pool(features, groups, mask, by_kernels=by_kernels)
     if criterion is None:
         discriminality = cross_entropy(
             scores,
-            targets.to(scores.dtype) if targets.is_floating_point() else targets,
+            targets.to(scores.dtype) if targets.is_floating_point() else targets.long(),
             weight=None if class_weights is None else class_weights.to(scores.dtype),
             ignore_index=ignore_index,
             label_smoothing=label_smoothing,
         )
     else:
         discriminality = criterion(scores, targets)
-        if (
-            not isinstance(discriminality, Tensor)
-            or discriminality.dim() != 0
-            or not discriminality.is_floating_point()
-        ):
-            raise ValueError(
-                f"criterion must return a floating scalar tensor; got {_describe(discriminality)}. "
-                "Does it reduce by a mean?"
-            )
+        check_discriminality(discriminality)
     diversity = diversity_scores.mean()
-    first, second = weights
     if convention == "paper":  # μ · (L_dis − λ · mean h)
         loss = _weighted_sum(0.0, first, discriminality, -first * second, diversity)
     elif groups.is_uniform:  # α · L_dis + β · (1 − mean h/ξ)
@@ -186,17 +190,17 @@ class MCLoss(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        require_groups(groups)
+        check_groups(groups)
         drop = hashable_drop(drop)
         dropped_channels(groups, drop)  # raises for what does not fit the groups
         check_generator(generator)
         check_backend(backend)
-        _check_criterion(groups, criterion, label_smoothing, class_weights, ignore_index)
+        check_criterion(groups, criterion, label_smoothing, class_weights, ignore_index)
         self.groups = groups
         self.drop = drop
         self.generator = generator
         self.convention = convention
-        self.weights = _check_weights(convention, weights)
+        self.weights = check_weights(convention, weights)
         self.label_smoothing = label_smoothing
         self.ignore_index = ignore_index
         self.criterion = criterion
@@ -256,96 +260,3 @@ def _weighted_sum(constant: float, first_weight: float, first: Tensor, second_we
     if second_weight:
         total = torch.add(total, second, alpha=second_weight)
     return total
-
-
-def _check_weights(convention: str, weights: Sequence[float] | None) -> tuple[float, float]:
-    if not isinstance(convention, str) or convention not in _DEFAULT_WEIGHTS:
-        raise ValueError(f'convention must be "official" or "paper"; got {convention!r}.')
-    names = "(alpha, beta)" if convention == "official" else "(mu, lambda)"
-    if weights is None:
-        return _DEFAULT_WEIGHTS[convention]
-    try:
-        if not isinstance(weights, (list, tuple)):
-            raise TypeError
-        first, second = (float(weight) for weight in weights)
-    except (TypeError, ValueError):
-        raise TypeError(f"weights must be a list or tuple of two numbers, {names}; got {weights!r:.200}.") from None
-    if not (0 <= first < math.inf and 0 <= second < math.inf):
-        raise ValueError(
-            f"weights {names} must be finite and not negative; got ({first}, {second}). "
-            "Diversity is rewarded already for positive weights: the sign is part of the formula."
-        )
-    return first, second
-
-
-def _check_criterion(
-    groups: ChannelGroups,
-    criterion: Criterion | None,
-    label_smoothing: float,
-    class_weights: Tensor | None,
-    ignore_index: int,
-) -> None:
-    if not isinstance(label_smoothing, (int, float)) or not 0 <= label_smoothing <= 1:
-        raise ValueError(f"label_smoothing must be a float from 0 to 1; got {label_smoothing!r:.200}.")
-    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
-        raise TypeError(f"ignore_index must be an integer, of type int; got {ignore_index!r:.200}.")
-    if class_weights is not None:
-        require_dense("class_weights", class_weights)
-        if class_weights.is_complex():
-            raise TypeError(f"class_weights must be a tensor of real numbers; got {class_weights.dtype}.")
-        if tuple(class_weights.shape) != (groups.num_classes,):
-            raise ValueError(f"class_weights must be ({groups.num_classes},); got {tuple(class_weights.shape)}.")
-    if criterion is not None:
-        if not callable(criterion):
-            raise TypeError(f"criterion must be callable, (scores, targets) -> scalar; got {_describe(criterion)}.")
-        if label_smoothing != 0 or class_weights is not None or ignore_index != -100:
-            raise ValueError(
-                "label_smoothing, class_weights and ignore_index belong to the cross-entropy that criterion replaces: "
-                "leave them out and give them to the criterion."
-            )
-
-
-def _check_targets(targets: Tensor, features: Tensor, groups: ChannelGroups, ignore_index: int) -> Tensor:
-    """Class indices as int64, or class probabilities as they came; raises for what is neither."""
-    batch, classes = features.shape[0], groups.num_classes
-
-    def expected() -> str:  # not before it is needed: under torch.compile it would fix the batch size
-        return (
-            f"targets must be class indices ({batch},), integer, or class probabilities ({batch}, {classes}), floating"
-        )
-
-    if not isinstance(targets, Tensor):
-        raise TypeError(f"{expected()}; got {type(targets).__name__}.")
-    require_dense("targets", targets)
-    if targets.device != features.device:
-        raise ValueError(f"targets are on {targets.device}, features are on {features.device}: move one of them.")
-    if targets.is_floating_point():
-        if targets.shape != (batch, classes):
-            raise ValueError(
-                f"{expected()}; got {targets.dtype} {tuple(targets.shape)}. Class indices are integers: targets.long()."
-            )
-        if ignore_index != -100:
-            raise ValueError(f"ignore_index={ignore_index} is for class indices; the targets are probabilities.")
-        return targets
-    if targets.is_complex() or targets.dtype == torch.bool:
-        raise TypeError(f"{expected()}; got {targets.dtype}.")
-    if targets.shape != (batch,):
-        raise ValueError(
-            f"{expected()}; got {targets.dtype} {tuple(targets.shape)}. One-hot targets are probabilities: "
-            "targets.float(). For several labels an image give a criterion, for example "
-            "binary_cross_entropy_with_logits."
-        )
-    targets = targets.long()
-    if targets.device.type == "cpu" and values_are_readable():
-        is_wrong = (targets != ignore_index) & ((targets < 0) | (targets >= classes))
-        if is_wrong.any():
-            sample = int(is_wrong.nonzero()[0])
-            raise ValueError(
-                f"targets must be from 0 to {classes - 1}, or ignore_index={ignore_index}; "
-                f"sample {sample} has {int(targets[sample])}. Labels that count from 1 need targets - 1."
-            )
-    return targets
-
-
-def _describe(value: object) -> str:
-    return f"a {value.dtype} tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)[:200]

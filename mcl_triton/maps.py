@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .groups import ChannelGroups, require_groups
-from .pooling import require_dense
+from .checks import check_dense, check_groups
+from .groups import ChannelGroups
 from .tracing import values_are_readable
 
 
@@ -41,10 +41,10 @@ def class_maps(
 
     Source: the channel visualisations of IEEE TIP 2020, arXiv 2002.04264; CCMP is its cross-channel max pooling.
     """
-    require_groups(groups)
+    check_groups(groups)
     if reduce not in ("max", None):
         raise ValueError(f'reduce must be "max" or None; got {reduce!r}.')
-    require_dense("features", features)
+    check_dense("features", features)
     shape = tuple(features.shape)
     if features.dim() not in (3, 4) or shape[1] != groups.num_channels or 0 in shape:
         raise ValueError(

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from . import eager
-from .backend import check_backend, uses_kernels
-from .groups import ChannelGroups, flat_runs, require_groups
+from . import operators
+from .backend import uses_kernels, working_dtype
+from .checks import check_features, check_groups, check_mask
+from .groups import ChannelGroups, flat_runs
 from .kernels.tables import tables_of
-from .tracing import are_plain, is_differentiated_by_functorch, values_are_readable
-
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 class ChannelPool(NamedTuple):
@@ -62,8 +59,7 @@ def channel_pool(
 
     Source: equations of the discriminality and the diversity component, IEEE TIP 2020, arXiv 2002.04264.
     """
-    check_arguments(features, groups, mask, backend)
-    return ChannelPool(*pool_checked(features, groups, mask, backend))
+    return ChannelPool(*_checked_pool(features, groups, mask, backend))
 
 
 def class_scores(
@@ -74,8 +70,7 @@ def class_scores(
     Returns:
         (B, C), float32, or float64 where the features are.
     """
-    check_arguments(features, groups, mask, backend)
-    return pool_checked(features, groups, mask, backend, wants_diversity=False)[0]
+    return _checked_pool(features, groups, mask, backend, wants_diversity=False)[0]
 
 
 def diversity_scores(features: Tensor, groups: ChannelGroups, *, backend: str = "auto") -> Tensor:
@@ -84,200 +79,45 @@ def diversity_scores(features: Tensor, groups: ChannelGroups, *, backend: str = 
     Returns:
         (B, C), float32, or float64 where the features are.
     """
-    check_arguments(features, groups, None, backend)
-    return pool_checked(features, groups, None, backend, wants_scores=False)[1]
+    return _checked_pool(features, groups, None, backend, wants_scores=False)[1]
 
 
-def pool_checked(
+def _checked_pool(
     features: Tensor,
     groups: ChannelGroups,
     mask: Tensor | None,
     backend: str,
+    *,
     wants_scores: bool = True,
     wants_diversity: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """g and h of arguments that `check_arguments` has seen; empty where not wanted."""
-    if mask is not None:
-        mask = mask.to(eager.working_dtype(features))
-    runs = flat_runs(groups)
+    check_groups(groups)
+    check_features(features, groups)
+    check_mask(mask, features)
     by_kernels = uses_kernels(backend, features.device)
+    return pool(
+        features, groups, mask, wants_scores=wants_scores, wants_diversity=wants_diversity, by_kernels=by_kernels
+    )
+
+
+def pool(
+    features: Tensor,
+    groups: ChannelGroups,
+    mask: Tensor | None,
+    *,
+    wants_scores: bool = True,
+    wants_diversity: bool = True,
+    by_kernels: bool,
+) -> tuple[Tensor, Tensor]:
+    """g and h of checked arguments; empty where not wanted."""
+    runs = flat_runs(groups)
     if by_kernels:  # made now: memory that an operator takes belongs to the CUDA graph it may be captured in
         tables_of(tuple(runs), features.device)
-    saves_statistics = by_kernels and wants_diversity and features.requires_grad and torch.is_grad_enabled()
-    operator = _ChannelPool.apply if are_plain(features) else _channel_pool
-    scores, diversity, *_ = operator(features, mask, runs, wants_scores, wants_diversity, saves_statistics, by_kernels)
-    return scores, diversity
-
-
-def check_arguments(features: Tensor, groups: ChannelGroups, mask: Tensor | None, backend: str) -> None:
-    """Raise TypeError or ValueError for what `channel_pool` does not take."""
-    require_groups(groups)
-    require_dense("features", features)
-    if features.dtype not in _DTYPES:
-        raise TypeError(
-            f"features must be float32, bfloat16, float16 or float64; got {features.dtype}. "
-            "They are the activations of a convolution, before any pooling; .float() converts others."
-        )
-    if torch.autograd.forward_ad.unpack_dual(features).tangent is not None:  # type: ignore[no-untyped-call]
-        raise NotImplementedError("channel_pool has no forward-mode derivative (jvp, jacfwd); use reverse mode.")
-    if is_differentiated_by_functorch(features):
-        raise NotImplementedError(
-            "channel_pool has no gradient under torch.func (grad, vjp, jacrev); use torch.autograd.grad or backward()."
-        )
-    shape = tuple(features.shape)
-    if features.dim() not in (3, 4):
-        raise ValueError(f"features must be (B, N, H, W) or (B, N, P); got {features.dim()} dimensions, {shape}.")
-    if shape[1] != groups.num_channels:
-        raise ValueError(
-            f"features have {shape[1]} channels, {shape}, but the groups have {groups.num_channels}: {groups!r}. "
-            f"ChannelGroups.split({shape[1]}, num_classes={groups.num_classes}) divides the channels that are there."
-        )
-    if 0 in shape:
-        raise ValueError(f"features must have at least one sample and one spatial position; got {shape}.")
-    check_backend(backend)
-    uses_kernels(backend, features.device)  # raises for a device without kernels
-    if mask is None:
-        return
-    require_dense("mask", mask)
-    if mask.is_complex():
-        raise TypeError(f"mask must be a tensor of zeros and ones; got {mask.dtype}.")
-    if tuple(mask.shape) != shape[1:2] and tuple(mask.shape) != shape[:2]:
-        raise ValueError(f"mask must be {(shape[1],)} or {shape[:2]} for features {shape}; got {tuple(mask.shape)}.")
-    if mask.device != features.device:
-        raise ValueError(f"mask is on {mask.device}, features are on {features.device}: move one of them.")
-    if mask.device.type == "cpu" and values_are_readable() and not ((mask == 0) | (mask == 1)).all():
-        raise ValueError("mask must hold zeros and ones only: 1 for a channel that is kept, 0 for one that is masked.")
-    if mask.requires_grad:
-        raise ValueError("mask requires a gradient, and has none: it is a choice of channels. Pass mask.detach().")
-
-
-def require_dense(name: str, value: object) -> None:
-    """Raise TypeError, with its name, for anything but a tensor whose elements all lie in memory, one shape for all."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor; got {type(value).__name__}.")
-    if value.layout != torch.strided or value.is_nested:
-        given = "a nested one" if value.is_nested else value.layout
-        raise TypeError(f"{name} must be an ordinary dense tensor; got {given}. .to_dense() converts sparse ones.")
-
-
-# One pair of operators for both backends: what autograd, torch.compile and fake tensors need to know is the same.
-
-
-def _forward(
-    features: Tensor,
-    mask: Tensor | None,
-    runs: list[int],
-    wants_scores: bool,
-    wants_diversity: bool,
-    saves_statistics: bool,
-    by_kernels: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    if by_kernels:
-        from .kernels import host  # Triton is not imported before it is needed
-
-        return host.forward(features, runs, mask, wants_scores, wants_diversity, saves_statistics)
-    scores, diversity = eager.forward(features, runs, mask, wants_scores, wants_diversity)
-    return scores, diversity, features.new_empty(0), scores.new_empty(0)
-
-
-_channel_pool = torch.library.custom_op("mcl_triton::channel_pool", _forward, mutates_args=())
-
-
-@_channel_pool.register_fake
-def _(
-    features: Tensor,
-    mask: Tensor | None,
-    runs: list[int],
-    wants_scores: bool,
-    wants_diversity: bool,
-    saves_statistics: bool,
-    by_kernels: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    dtype = eager.working_dtype(features)
-    shape = (features.shape[0], sum(runs[::2]))
-    statistics_shape = features.shape[:2] if saves_statistics and by_kernels else (0,)
-    return (
-        features.new_empty(shape if wants_scores else (0,), dtype=dtype),
-        features.new_empty(shape if wants_diversity else (0,), dtype=dtype),
-        features.new_empty(statistics_shape),
-        features.new_empty(statistics_shape, dtype=dtype),
+    return operators.pool(
+        features,
+        runs,
+        None if mask is None else mask.to(working_dtype(features)),
+        wants_scores=wants_scores,
+        wants_diversity=wants_diversity,
+        by_kernels=by_kernels,
     )
-
-
-def _gradient(
-    features: Tensor,
-    mask: Tensor | None,
-    runs: list[int],
-    grad_scores: Tensor | None,
-    grad_diversity: Tensor | None,
-    maxima: Tensor | None,
-    inverse_sums: Tensor | None,
-    by_kernels: bool,
-) -> Tensor:
-    if by_kernels:
-        from .kernels import host
-
-        return host.backward(features, runs, mask, grad_scores, grad_diversity, maxima, inverse_sums)
-    return eager.backward(features, runs, mask, grad_scores, grad_diversity)
-
-
-_channel_pool_backward = torch.library.custom_op("mcl_triton::channel_pool_backward", _gradient, mutates_args=())
-
-
-@_channel_pool_backward.register_fake
-def _(
-    features: Tensor,
-    mask: Tensor | None,
-    runs: list[int],
-    grad_scores: Tensor | None,
-    grad_diversity: Tensor | None,
-    maxima: Tensor | None,
-    inverse_sums: Tensor | None,
-    by_kernels: bool,
-) -> Tensor:
-    return torch.empty_like(features)
-
-
-def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    features, mask, ctx.runs, *wanted, saves_statistics, ctx.by_kernels = inputs
-    results, statistics = output[:2], output[2:]
-    unwanted = [result for result, is_wanted in zip(results, wanted, strict=True) if not is_wanted]
-    ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(*unwanted, *statistics)
-    ctx.save_for_backward(features, mask, *(statistics if saves_statistics else (None, None)))
-
-
-def _backward(
-    ctx: Any, grad_scores: Tensor | None, grad_diversity: Tensor | None, *_: None
-) -> tuple[Tensor | None, None, None, None, None, None, None]:
-    grad = None
-    if grad_scores is not None or grad_diversity is not None:
-        features, mask, maxima, inverse_sums = ctx.saved_tensors
-        # A gradient that is to be differentiated is left to the operator, which says that it cannot be.
-        plain = are_plain(features, grad_scores, grad_diversity) and not torch.is_grad_enabled()
-        operator = _gradient if plain else _channel_pool_backward
-        grad = operator(features, mask, ctx.runs, grad_scores, grad_diversity, maxima, inverse_sums, ctx.by_kernels)
-    return grad, None, None, None, None, None, None
-
-
-def _no_second_derivative(ctx: Any, grad: Tensor) -> None:
-    raise RuntimeError(
-        "channel_pool can be differentiated once: its gradient has no gradient of its own. "
-        "Where a second derivative is needed (gradient penalties, Hessians), use the plain formula in its docstring."
-    )
-
-
-_channel_pool.register_autograd(_backward, setup_context=_save_for_backward)
-_channel_pool_backward.register_autograd(_no_second_derivative)
-
-
-class _ChannelPool(torch.autograd.Function):
-    """The operator by a shorter way than PyTorch's dispatcher, which takes the host longer than the kernels' launch."""
-
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
-        output = _forward(*inputs)
-        _save_for_backward(ctx, inputs, output)
-        return output
-
-    backward = staticmethod(_backward)

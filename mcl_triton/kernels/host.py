@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..eager import working_dtype
+from ..backend import working_dtype
 from . import masks, position_blocks, whole_maps
 from .launch import Launch, Strides, choose, choose_for_mask
 from .tables import tables_of
