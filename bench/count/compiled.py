@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from mcl_triton import ChannelGroups
-from mcl_triton.eager import working_dtype
+from mcl_triton.backend import working_dtype
 from mcl_triton.groups import flat_runs
 from reference.training.environment import environment, usable_cores
 

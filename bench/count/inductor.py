@@ -19,7 +19,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
 
-from mcl_triton import pooling
+from mcl_triton import loss as loss_module
 
 from ..cases import Case
 from ..providers import Loss
@@ -59,7 +59,7 @@ def compiled_step(loss: Loss, case: Case) -> Step:
     """
     features = case.empty().requires_grad_()
     targets, mask = torch.zeros(case.batch, dtype=torch.long), torch.ones(case.groups.num_channels)
-    with patch.object(pooling, "uses_kernels", lambda backend, device: backend == "triton"):
+    with patch.object(loss_module, "uses_kernels", lambda backend, device: backend == "triton"):
         forward, backward = graphs(lambda features: loss(features, targets, mask, case.groups), features)
     return Step(generated(forward), generated(backward))
 

@@ -90,7 +90,7 @@ def test_mask_comes_from_the_same_backend(backend, names):
 
 def test_kernels_are_what_runs():
     """``"triton"`` where they are interpreted or compiled is not plain PyTorch in disguise."""
-    run = pytest.importorskip("mcl_triton.kernels.run")
+    run = pytest.importorskip("mcl_triton.kernels.host")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     features = make_features("signed", (2, 6, 3, 4), torch.float32).to(device).requires_grad_()
     taken = []
@@ -162,7 +162,7 @@ def test_kernels_need_a_gpu():
     )
 
 
-HEAVY = ["triton", "torch._dynamo", "torch._inductor", "numpy", "mcl_triton.kernels.run"]
+HEAVY = ["triton", "torch._dynamo", "torch._inductor", "numpy", "mcl_triton.kernels.host"]
 
 
 def test_import_brings_nothing_heavy():
@@ -172,7 +172,7 @@ def test_import_brings_nothing_heavy():
         "def present(): return ','.join(name for name in heavy if name in sys.modules) or '-'\n"
         "print(present()); import mcl_triton; print(present())\n"
         + STEP.replace("import torch, mcl_triton", "")
-        + "step('auto'); print('mcl_triton.kernels.run' in sys.modules)\n"
+        + "step('auto'); print('mcl_triton.kernels.host' in sys.modules)\n"
     )
     assert of_ours == of_torch
     assert kernels_after_a_step == "False"

@@ -294,7 +294,7 @@ def test_forward_operator(mask, dtype, requires_grad, wanted, by_kernels):
     saves_statistics = by_kernels and requires_grad and wants_diversity
     torch.library.opcheck(
         OPERATORS.channel_pool.default,
-        (features, mask, RUNS, wants_scores, wants_diversity, saves_statistics, by_kernels),
+        (features, RUNS, mask, wants_scores, wants_diversity, saves_statistics, by_kernels),
     )
 
 
@@ -305,10 +305,10 @@ def test_backward_operator(given, layout, by_kernels):
     device = KERNEL_DEVICE if by_kernels else "cpu"
     features = signed(2).to(device).contiguous(memory_format=layout)
     mask = make_mask("per sample", 2, 20).to(device)
-    statistics = OPERATORS.channel_pool(features, mask, RUNS, True, True, by_kernels, by_kernels)[2:]
+    statistics = OPERATORS.channel_pool(features, RUNS, mask, True, True, by_kernels, by_kernels)[2:]
     grads = [torch.randn(2, 7, device=device) if is_wanted else None for is_wanted in WANTED[given]]
     torch.library.opcheck(
-        OPERATORS.channel_pool_backward.default, (features, mask, RUNS, *grads, *statistics, by_kernels)
+        OPERATORS.channel_pool_backward.default, (features, RUNS, mask, *grads, *statistics, by_kernels)
     )
 
 

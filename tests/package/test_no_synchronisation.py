@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mcl_triton import ChannelGroups, MCLoss, attention, pooling, tracing
+from mcl_triton import ChannelGroups, MCLoss, attention, loss, pooling, tracing
 
 BATCH = 4
 RAGGED = ChannelGroups(INTERLEAVED)
@@ -71,7 +71,7 @@ def gpu(monkeypatch):
         return uses_kernels(backend, torch.device("cuda") if device.type == "meta" else device)
 
     uses_kernels = pooling.uses_kernels
-    for module in (attention, pooling):
+    for module in (attention, loss, pooling):
         monkeypatch.setattr(module, "uses_kernels", as_on_cuda)
     # `Watch` must not be seen: among fake tensors no value is looked at, and no table kept.
     monkeypatch.setattr(tracing, "_get_current_dispatch_mode", lambda: None)

@@ -5,7 +5,7 @@ import torch
 from checks import make_features, make_mask
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mcl_triton import ChannelGroups, channel_pool, mc_loss, pooling
+from mcl_triton import ChannelGroups, channel_pool, mc_loss, operators
 
 GROUPS = ChannelGroups([2, 1, 3])
 KERNEL_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -26,8 +26,8 @@ def test_same_results(wanted, dtype, backend, device, monkeypatch):
     features = make_features("relu", (3, 6, 4, 3), dtype).to(device).requires_grad_()
     mask = make_mask("per sample", 3, 6).to(device)
     found = []
-    for are_plain in (pooling.are_plain, lambda *tensors: False):
-        monkeypatch.setattr(pooling, "are_plain", are_plain)
+    for are_plain in (operators.are_plain, lambda *tensors: False):
+        monkeypatch.setattr(operators, "are_plain", are_plain)
         scores, diversity = channel_pool(features, GROUPS, mask, backend=backend)
         result = {"both": scores.exp() * diversity, "scores": scores, "diversity": diversity}[wanted]
         found.append((scores, diversity, torch.autograd.grad(result.sum(), features)[0]))
@@ -36,8 +36,8 @@ def test_same_results(wanted, dtype, backend, device, monkeypatch):
 
 
 def test_it_is_taken(monkeypatch):
-    monkeypatch.setattr(pooling, "_channel_pool", unreachable)
-    monkeypatch.setattr(pooling, "_channel_pool_backward", unreachable)
+    monkeypatch.setattr(operators, "_channel_pool", unreachable)
+    monkeypatch.setattr(operators, "_channel_pool_backward", unreachable)
     for tensor in (make_features("signed", (3, 6, 4, 3), torch.float32), torch.nn.Parameter(torch.rand(3, 6, 4, 3))):
         features = tensor.requires_grad_()
         mc_loss(features, torch.tensor([0, 2, 1]), GROUPS).loss.backward()
@@ -51,7 +51,7 @@ class Subclass(torch.Tensor):
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_it_is_left(monkeypatch):
     features = make_features("signed", (3, 6, 4, 3), torch.float32)
-    monkeypatch.setattr(pooling._ChannelPool, "apply", unreachable)
+    monkeypatch.setattr(operators._ChannelPool, "apply", unreachable)
     with pytest.raises(Unreachable):
         channel_pool(features, GROUPS)
     channel_pool(features.to("meta"), GROUPS)
