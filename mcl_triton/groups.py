@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Set
 from itertools import accumulate, groupby
 from typing import NoReturn
 
-from .tracing import constant_when_compiled
+from .tracing import constant_result, constant_when_compiled
 
 
 @constant_when_compiled
@@ -140,6 +140,7 @@ class ChannelGroups:
         )
 
 
+@constant_result
 def flat_runs(groups: ChannelGroups) -> list[int]:
     """`ChannelGroups.runs` in one list, as operators take it: how many classes, how many channels each, and so on."""
     return [number for run in groups.runs for number in run]

@@ -26,13 +26,24 @@ def constant_when_compiled(cls: type[Class]) -> type[Class]:
     return cls
 
 
+def constant_result(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Decorate a function of constants, such that `torch.compile` calls it and takes its result as a constant.
+
+    Numbers read from a constant object become symbols once they differ between two compilations; this result does not.
+    """
+    # torch.compiler.assume_constant_result does the same, but imports the compiler, and Triton with it.
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+def is_transformed() -> bool:
+    """Whether a dispatch mode or a transform of `torch.func` is active: tensors made now may be fake or wrapped."""
+    return _get_current_dispatch_mode() is not None or torch._C._are_functorch_transforms_active()
+
+
 def values_are_readable() -> bool:
     """Whether tensors hold numbers now: not under `torch.compile` or `vmap`, nor among fake tensors."""
-    return (
-        not torch.compiler.is_compiling()
-        and _get_current_dispatch_mode() is None
-        and not torch._C._are_functorch_transforms_active()
-    )
+    return not torch.compiler.is_compiling() and not is_transformed()
 
 
 def are_plain(*tensors: Tensor | None) -> bool:
@@ -63,7 +74,8 @@ def is_differentiated_by_functorch(tensor: Tensor) -> bool:
 def once_per_device(make: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
     """Decorate a function of hashable arguments that makes tensors, so that it runs once and a step copies nothing.
 
-    `torch.compile` takes the result as a constant. Fake tensors are made anew each time: none may outlive its mode.
+    `torch.compile` takes the result as a constant. Under a transform the tensors are made anew each time: a fake or
+    wrapped one must not outlive it.
     """
 
     def make_ordinary(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
@@ -76,8 +88,6 @@ def once_per_device(make: Callable[Parameters, Result]) -> Callable[Parameters, 
 
     @wraps(make)
     def table(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-        return (make_ordinary if _get_current_dispatch_mode() is not None else cached)(*args, **kwargs)
+        return (make_ordinary if is_transformed() else cached)(*args, **kwargs)
 
-    # What torch.compiler.assume_constant_result does, without importing the compiler, and Triton with it.
-    table._dynamo_marked_constant = True  # type: ignore[attr-defined]
-    return table
+    return constant_result(table)
