@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_train import without_seconds
+from small_run import without_seconds
 from torch import nn
 
 from mcl_triton import ChannelGroups

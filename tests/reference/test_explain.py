@@ -1,12 +1,14 @@
 """What is drawn and said of where channels look, for networks whose channels are known."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import exp
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_run import CLASSES as CLASSES_OF_RUN
+from small_run import SETTINGS, small_network
 from torch import nn
 from torch.nn.functional import avg_pool2d
 from torchvision.transforms import v2
@@ -18,8 +20,6 @@ from reference.figures import class_views_figure, explain
 from reference.figures.explain import Viewer
 from reference.model.network import MCNetwork, global_max_pooling
 from reference.training import checkpoint
-from reference.training.build import build_network
-from reference.training.settings import Settings
 
 CLASSES = ["001.Red_Kite", "002.Green_Finch"]
 
@@ -241,33 +241,34 @@ def test_what_the_network_sees_is_shown():
 
 @pytest.fixture
 def checkpoints(tmp_path):
-    """Of networks for the faces, with and without MC-Loss."""
+    """Of networks with and without MC-Loss."""
     paths = []
     for name, weights in (("with", (0.5, 3.0)), ("without", (0.0, 0.0))):
-        settings = Settings(weights=weights, channels_per_class=2)
-        network = build_network(settings)
+        settings = replace(SETTINGS, weights=weights)
+        network = small_network(settings)
         paths.append(tmp_path / name / "checkpoint.pt")
         paths[-1].parent.mkdir()
-        classes = [f"s{person}" for person in range(1, 41)]
-        checkpoint.save(paths[-1], {"settings": asdict(settings), "classes": classes, "network": network.state_dict()})
+        checkpoint.save(
+            paths[-1], {"settings": asdict(settings), "classes": CLASSES_OF_RUN, "network": network.state_dict()}
+        )
     return paths
 
 
 def test_from_the_command_line(checkpoints, image, tmp_path, capsys):
     first, second = map(str, checkpoints)
-    arguments = [str(image), "--checkpoint", first, "--compare", second, "--class", "s7", "--output", str(tmp_path)]
+    arguments = [str(image), "--checkpoint", first, "--compare", second, "--class", "bird 7", "--output", str(tmp_path)]
     assert explain.main(arguments) == 0
     path, *lines = capsys.readouterr().out.splitlines()
     assert path == str(tmp_path / "kite-channels.png")
     assert Image.open(path).size[0] > 500
-    assert lines[0].startswith("  cross-entropy + MC-Loss (with/checkpoint.pt): s7 (true")
-    assert any(line.startswith("  cross-entropy (without/checkpoint.pt): s7 (true") for line in lines[1:])
+    assert lines[0].startswith("  cross-entropy + MC-Loss (with/checkpoint.pt): bird 7 (true")
+    assert any(line.startswith("  cross-entropy (without/checkpoint.pt): bird 7 (true") for line in lines[1:])
 
 
 def test_no_such_class(checkpoints, image, capsys):
-    assert explain.main([str(image), "--checkpoint", str(checkpoints[0]), "--class", "S40"]) == 1
+    assert explain.main([str(image), "--checkpoint", str(checkpoints[0]), "--class", "Bird 7"]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("error: there is no class 'S40' among the network's 40; the nearest are s40, ")
+    assert error.startswith("error: there is no class 'Bird 7' among the network's 10; the nearest are bird 7, ")
 
 
 def test_an_image_that_cannot_be_read(checkpoints, tmp_path, capsys):

@@ -2,12 +2,11 @@
 
 import json
 import math
-from itertools import combinations
-from statistics import fmean
 
 import numpy as np
 import pytest
 import torch
+from overlap_by_sets import overlap_by_sets
 from PIL import Image
 
 from mcl_triton import ChannelGroups
@@ -16,21 +15,6 @@ from reference.figures import overlap_curve
 
 GROUPS = ChannelGroups([3, 1, 2, 4])
 CLASSES = torch.tensor([0, 3, 2, 1, 3, 0])
-
-
-def top_positions(values: list[float]) -> set[int]:
-    threshold = sorted(values, reverse=True)[math.ceil(len(values) / 10) - 1]
-    return {place for place, value in enumerate(values) if value >= threshold and value > min(values)}
-
-
-def overlap_by_sets(features, groups, classes) -> list[float]:
-    expected = []
-    for sample, index in zip(features.flatten(2).double().tolist(), classes.tolist(), strict=True):
-        first = groups.offsets[index]
-        tops = [top_positions(channel) for channel in sample[first : first + groups.sizes[index]]]
-        ratios = [len(one & other) / len(one | other) for one, other in combinations(tops, 2) if one and other]
-        expected.append(fmean(ratios) if ratios else math.nan)
-    return expected
 
 
 def random_features(kind: str, *map_shape: int) -> torch.Tensor:

@@ -7,13 +7,10 @@ from io import BytesIO
 import pytest
 import torch
 from PIL import Image
+from small_run import CLASSES, SETTINGS, write_images
 
-from reference.datasets import faces
 from reference.training import checkpoint, predict, train, validate
-from reference.training.build import load_data
-from reference.training.settings import Settings
-
-SETTINGS = Settings(training_photos=8, epochs=2, batch_size=20, channels_per_class=2, mixed_precision="bf16")
+from reference.training.build import build_network, load_data, picture_transform
 
 _file = BytesIO()
 torch.save({"weight": torch.ones(5000)}, _file)
@@ -24,37 +21,45 @@ SERIALIZED = _file.getvalue()
 def run(tmp_path_factory):
     """A folder with a trained run, its network and its rows."""
     folder = tmp_path_factory.mktemp("run")
-    network = train.build_network(SETTINGS)
-    rows = train.train(network, *load_data(SETTINGS), SETTINGS, folder, progress=False)
-    return folder, network, rows
+    settings = replace(SETTINGS, data=str(write_images(folder / "images")), batch_size=4, mixed_precision="bf16")
+    network = build_network(settings, 3)
+    rows = train.train(network, *load_data(settings), settings, folder, progress=False)
+    return folder, network, rows, settings
+
+
+def images_of(folder):
+    """Test images, and the tensor of them all as the network takes it."""
+    paths = sorted((folder / "images" / "test").rglob("*.png"))
+    transform = picture_transform(SETTINGS, training=False)
+    return paths, torch.stack([transform(Image.open(path)) for path in paths])
 
 
 def test_a_network_comes_back_without_its_data(run):
-    folder, trained, _ = run
+    folder, trained, _, expected = run
     network, settings, classes = checkpoint.load_network(folder / "checkpoint.pt")
-    assert settings == SETTINGS
-    assert classes == [f"s{person}" for person in range(1, 41)]
+    assert settings == expected
+    assert classes == CLASSES[:3]
     assert not network.training
-    images = faces.load_photos()[::7, 0]
+    _, images = images_of(folder)
     with torch.no_grad():
         assert torch.equal(network(images), trained.eval()(images))
 
 
 def test_predictions_of_a_photograph(run, capsys):
-    folder, trained, _ = run
-    paths = [faces.folder() / f"s{person}" / "4.pgm" for person in (3, 17)]
+    folder, trained, _, _ = run
+    paths, images = images_of(folder)
     assert predict.main([*map(str, paths), "--checkpoint", str(folder / "checkpoint.pt")]) == 0
-    with torch.no_grad():
-        probabilities = trained.eval()(faces.load_photos()[[2, 16], 3]).softmax(dim=1)
     expected = []
-    for path, of_image in zip(paths, probabilities.tolist(), strict=True):
-        order = sorted(range(40), key=lambda index, of_image=of_image: -of_image[index])
-        expected += [str(path), *(f"{of_image[index]:8.1%}  s{index + 1}" for index in order[:5])]
+    for path, image in zip(paths, images, strict=True):
+        with torch.no_grad():
+            probabilities = trained.eval()(image[None])[0].softmax(dim=0).tolist()
+        order = sorted(range(3), key=lambda index, values=probabilities: -values[index])
+        expected += [str(path), *(f"{probabilities[index]:8.1%}  {CLASSES[index]}" for index in order)]
     assert capsys.readouterr().out.splitlines() == expected
 
 
 def test_validation_prints_what_training_measured(run, capsys):
-    folder, _, rows = run
+    folder, _, rows, _ = run
     assert validate.main([str(folder / "checkpoint.pt"), "--device", "cpu", "--workers", "1"]) == 0
     printed = dict(line.split() for line in capsys.readouterr().out.splitlines())
     assert printed == {name[5:]: f"{value:.4f}" for name, value in rows[-1].items() if name.startswith("test_")}
@@ -69,14 +74,13 @@ def test_validation_prints_what_training_measured(run, capsys):
     ids=["other names", "fewer"],
 )
 def test_other_classes_than_those_trained_on(classes, message, run, tmp_path, capsys):
-    folder, _, _ = run
+    folder, *_ = run
     for path in (tmp_path / split / name for split in ("train", "test") for name in ("Crow", "Wren")):
         path.mkdir(parents=True)
         Image.new("RGB", (60, 50)).save(path / "one.png")
     state = checkpoint.load(folder / "checkpoint.pt")
-    network = train.build_network(replace(SETTINGS, dataset="folder"), len(classes)).state_dict()
-    settings = state["settings"] | {"dataset": "folder"}
-    checkpoint.save(tmp_path / "other.pt", state | {"settings": settings, "classes": classes, "network": network})
+    network = build_network(SETTINGS, len(classes)).state_dict()
+    checkpoint.save(tmp_path / "other.pt", state | {"classes": classes, "network": network})
     assert validate.main([str(tmp_path / "other.pt"), "--data", str(tmp_path)]) == 1
     assert message in capsys.readouterr().err
 
@@ -106,14 +110,14 @@ def test_what_is_no_checkpoint(content, message, tmp_path, capsys):
 
 
 def test_the_folder_of_a_run_is_no_checkpoint(run, capsys):
-    folder, _, _ = run
+    folder, *_ = run
     assert validate.main([str(folder)]) == 1
     message = f"no checkpoint {folder}, a folder; give {folder / 'best.pt'} or {folder / 'checkpoint.pt'}.\n"
     assert message in capsys.readouterr().err
 
 
 def test_what_is_no_image(run, tmp_path, capsys):
-    folder, _, _ = run
+    folder, *_ = run
     (tmp_path / "text.jpg").write_text("no image")
     for name, message in (("text.jpg", "cannot be read as an image"), ("none.jpg", "there is no image")):
         assert predict.main([str(tmp_path / name), "--checkpoint", str(folder / "checkpoint.pt")]) == 1

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_overlap import overlap_by_sets
-from test_train import without_seconds
+from overlap_by_sets import overlap_by_sets
+from small_run import OPTIONS, without_seconds, write_images
 from torch import distributed, nn
 
 from mcl_triton import ChannelGroups, MCLoss
@@ -229,8 +229,8 @@ def test_torchrun_and_ctrl_c(tmp_path):
     root = Path(__file__).parents[2]
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
-        *("-m", "reference", "train", "--folder", str(folder), "--device", "cpu", "--epochs", "5000"),
-        *("--channels-per-class", "1", "--training-photos", "1"),
+        *("-m", "reference", "train", *OPTIONS, "--data", str(write_images(tmp_path / "images"))),
+        *("--folder", str(folder), "--batch-size", "6", "--epochs", "5000"),
     ]
     process = subprocess.Popen(
         command, cwd=root, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
