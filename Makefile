@@ -37,7 +37,7 @@ docs: $(BIN)/.installed  ## build the site of docs/ into build/site; a dead link
 package: $(BIN)/.installed  ## build the wheel and the sdist, use them with and without triton
 	$(BIN)/python .ci/package.py
 
-compat: $(BIN)/.installed  ## run the tests on the oldest and the newest versions, for docs/compatibility.md
+compat: $(BIN)/.installed  ## run the tests on the oldest and the newest versions, for docs/promises.md
 	$(BIN)/python .ci/compat.py
 
 hooks: $(BIN)/.installed  ## let git look at formatting, lint and types before each commit

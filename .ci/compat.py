@@ -1,4 +1,4 @@
-"""Run the tests on the oldest and the newest versions, and write the outcome to docs/compatibility.md: `make compat`.
+"""Run the tests on the oldest and the newest versions, and write the outcome to docs/promises.md: `make compat`.
 
 Oldest are the lower bounds of pyproject.toml on the oldest Python that is here, newest is what pip finds on the newest.
 Each gets an environment of its own in build/compat/, which the first run fills in some minutes.
@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "compatibility.md"
+PAGE = ROOT / "docs" / "promises.md"
 PLACE = ROOT / "build" / "compat"
 SHOWN = {"torch": "PyTorch", "triton": "Triton", "torchvision": "torchvision", "numpy": "NumPy", "scipy": "SciPy"}
 SHOWN |= {"matplotlib": "Matplotlib", "pillow": "Pillow", "pytest": "pytest", "hypothesis": "Hypothesis"}
