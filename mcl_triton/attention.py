@@ -12,7 +12,7 @@ from . import operators
 from .backend import uses_kernels
 from .checks import check_generator, check_groups
 from .groups import ChannelGroups, integer, positive
-from .tracing import once_per_device
+from .tracing import constant, once_per_device
 
 Drop = str | int | float | Sequence[int]
 """How many channels of each class are zeroed: "half", a number, a fraction, or one number a class."""
@@ -109,6 +109,10 @@ _EXPECTED = 'drop must be "half", an integer, a fraction in [0, 1), or one integ
 
 def hashable_drop(drop: Drop) -> HashableDrop:
     """``drop`` in plain Python types, a sequence as a tuple; TypeError for what it cannot be."""
+    if isinstance(drop, (int, float)):
+        drop = constant(drop)
+    elif torch.compiler.is_compiling() and getattr(drop, "ndim", False):
+        raise TypeError("drop must be a tuple of integers under torch.compile, which cannot read arrays and tensors.")
     plain = drop.tolist() if hasattr(drop, "tolist") else drop  # arrays and tensors
     if isinstance(plain, str):
         return plain

@@ -17,6 +17,7 @@ from torch.utils._pytree import register_constant
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
+Number = TypeVar("Number", int, float)
 Class = TypeVar("Class")
 
 
@@ -24,6 +25,15 @@ def constant_when_compiled(cls: type[Class]) -> type[Class]:
     """Decorate an immutable class whose instances `torch.compile` is to take as constants."""
     register_constant(cls)
     return cls
+
+
+def constant(number: Number) -> Number:
+    """The number itself; `torch.compile` takes it as a constant and compiles again for another number."""
+    if torch.compiler.is_compiling():
+        from torch.fx.experimental.symbolic_shapes import guard_scalar  # slow to import; the compiler has done so
+
+        return cast("Number", guard_scalar(number))
+    return number
 
 
 def constant_result(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:

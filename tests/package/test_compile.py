@@ -2,9 +2,11 @@
 
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from checks import INTERLEAVED, make_features, make_mask
+from torch._dynamo.exc import Unsupported
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from mcl_triton import ChannelGroups, MCLoss, channel_pool, class_maps, mc_loss, sample_channel_mask
@@ -177,6 +179,42 @@ def test_sampled_mask_for_batches_of_any_size():
     for batch in (6, 7, 3, 8):
         assert compiled(signed(batch)).sum(dim=1).tolist() == [13] * batch
     assert counter.frame_count == 2
+
+
+DROPS = {  # of groups of 5, 10 and 11 channels, each with the channels that it takes from them
+    "fractions": [(0.5, [2, 5, 5]), (0.6, [3, 6, 6]), (0.7, [3, 7, 7])],
+    "numbers": [(1, [1, 1, 1]), (2, [2, 2, 2]), (4, [4, 4, 4])],
+    "numbers of NumPy": [(np.int64(3), [3, 3, 3]), (np.int64(1), [1, 1, 1])],
+    "lists": [([1, 2, 3], [1, 2, 3]), ([2, 2, 3], [2, 2, 3]), ([0, 2, 4], [0, 2, 4])],
+    "kinds": [("half", [2, 5, 5]), (2, [2, 2, 2]), (0.4, [2, 4, 4]), ((1, 2, 3), [1, 2, 3]), (0, [0, 0, 0])],
+}
+
+
+@pytest.mark.parametrize("backend", ["eager", "triton"])
+@pytest.mark.parametrize("drops", DROPS.values(), ids=DROPS)
+def test_a_drop_that_changes(drops, backend):
+    """Each drop is a graph of its own, which a second round finds again."""
+    sizes = [5, 10, 11]
+    # Each channel is 1 at one position of its own, so that P times the class score counts the channels that are kept.
+    features = torch.cat([torch.eye(size, 11) for size in sizes])[None].to(KERNEL_DEVICE)
+    target = torch.tensor([0], device=KERNEL_DEVICE)
+    module, counter = MCLoss(ChannelGroups(sizes), backend=backend), counted()
+    compiled = torch.compile(module, fullgraph=True, backend=counter)
+    counts = []
+    for _ in range(2):
+        for drop, dropped in drops:
+            module.drop = drop
+            kept = (compiled(features, target).scores[0] * 11).round()
+            assert kept.tolist() == [size - number for size, number in zip(sizes, dropped, strict=True)]
+        counts.append(counter.frame_count)
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("drop", [np.array([1, 2, 3]), torch.tensor([1, 2, 3])], ids=["array", "tensor"])
+def test_a_drop_that_the_compiler_cannot_read(drop):
+    draw = torch.compile(lambda drop: sample_channel_mask(ChannelGroups([4, 4, 4]), drop=drop), fullgraph=True)
+    with pytest.raises(Unsupported, match=r"drop must be a tuple of integers under torch\.compile"):
+        draw(drop)
 
 
 def test_first_use_inside_a_compiled_function():
