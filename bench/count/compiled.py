@@ -149,13 +149,13 @@ def compile_cases(pool: ProcessPoolExecutor, cases: Iterable[Variant], targets: 
 
 def compile_one(target: str, case: Variant, direction: str, **constants: int) -> Report:
     """One kernel of a case, "forward", "backward" or "mask", for a target, some constants replaced; in a worker."""
-    launch = _launches(case)[direction]
-    return _report(target, case, launch, constants, *_compile(target, launch, constants))
+    launch = launches_of(case)[direction]
+    return _report(target, case, launch, constants, *compiled(target, launch, constants))
 
 
 def widths_in_machine_code(target: str, case: Variant, direction: str) -> dict[str, set[int]]:
     """The widths of all loads and stores in the machine code for an NVIDIA GPU; in a worker."""
-    kernel, _ = _compile(target, _launches(case)[direction], {})
+    kernel, _ = compiled(target, launches_of(case)[direction])
     code = _on_cubin(kernel.asm["cubin"], "nvdisasm", "-c")
     widths: dict[str, set[int]] = {"load": set(), "store": set()}
     for operation, modifiers in re.findall(r"\b(LDG|STG)((?:\.\w+)*)", code):
@@ -182,7 +182,7 @@ def _start_worker(interpret: bool) -> None:
         interpreter.behave_like_a_gpu()
 
 
-def _launches(case: Variant) -> dict[str, _Launch]:
+def launches_of(case: Variant) -> dict[str, _Launch]:
     """What `host.forward`, `host.backward` and `host.channel_mask` would launch for a case."""
     from mcl_triton.kernels import host, masks, position_blocks, whole_maps
 
@@ -224,7 +224,7 @@ def _distinct(target: str, cases: list[Variant]) -> dict[tuple[str, ...], list[V
     alike: dict[tuple[str, ...], list[Variant]] = defaultdict(list)
     _pretend_to_run_on(target)
     for case in cases:
-        for direction, launch in _launches(case).items():
+        for direction, launch in launches_of(case).items():
 
             def instead_of_compiling(*, key: Any, fn: Any, **_: Any) -> bool:
                 alike[direction, fn.module, str(key)].append(case)  # noqa: B023, called right below
@@ -249,10 +249,11 @@ def _pretend_to_run_on(target: str) -> None:
     )
 
 
-def _compile(target: str, launch: _Launch, constants: dict[str, int]) -> tuple[Any, float]:
+def compiled(target: str, launch: _Launch, constants: dict[str, int] | None = None) -> tuple[Any, float]:
+    """What Triton compiles a launch to, some constants replaced, and the seconds that took; in a worker."""
     _pretend_to_run_on(target)
     start = time.perf_counter()
-    kernel = launch.kernel.warmup(*launch.args, grid=launch.grid, **(launch.constants | constants))
+    kernel = launch.kernel.warmup(*launch.args, grid=launch.grid, **(launch.constants | (constants or {})))
     return kernel, time.perf_counter() - start
 
 
