@@ -4,10 +4,12 @@ import warnings
 
 import torch
 import triton.language as tl
+from triton.runtime import interpreter as of_triton
 from triton.runtime.interpreter import GridExecutor, InterpreterBuilder, ReduceOps, TensorHandle
 
 _launch = GridExecutor.__call__
 _cast = InterpreterBuilder.cast_impl
+_patch_tensor = of_triton._patch_lang_tensor
 
 
 def _reduce_by_halves(self, values):
@@ -35,6 +37,7 @@ def behave_like_a_gpu():
     InterpreterBuilder.cast_impl = _cast_with_rounding
     ReduceOps.generic_reduce = _reduce_by_halves
     ReduceOps.sum = _sum_by_halves
+    of_triton._patch_lang_tensor = _patch_tensor_for_numpy
 
 
 def _launch_silently(self, *arguments, **options):
@@ -42,6 +45,12 @@ def _launch_silently(self, *arguments, **options):
         warnings.simplefilter("ignore", RuntimeWarning)
         warnings.simplefilter("ignore", DeprecationWarning)  # of NumPy, in Triton 3.5
         return _launch(self, *arguments, **options)
+
+
+def _patch_tensor_for_numpy(tensor, *scope):
+    """A loop's bound is an array of one element, which Triton 3.6 gives to `int`; NumPy 2.5 refuses that."""
+    _patch_tensor(tensor, *scope)
+    tensor.__index__ = lambda self: self.handle.data.item()
 
 
 def _cast_with_rounding(self, source, dtype):

@@ -9,6 +9,7 @@ from importlib import import_module
 from io import StringIO
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from unittest import SkipTest
 from unittest.mock import patch
 from urllib.parse import urlsplit
@@ -18,15 +19,12 @@ import pytest
 import torch
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
-from sybil import Sybil
-from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
 import mcl_triton
 
 ROOT = Path(__file__).parents[2]
 PATHS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 MARKDOWN = MarkdownIt("commonmark").enable("table")
-SYBIL = Sybil(parsers=[PythonCodeBlockParser(), SkipParser()])
 
 COMMAND = re.compile(r"(make|pip|torchrun|(\S*/)?python3? -m) ")
 LANGUAGES = {"python", "bash", "text"}
@@ -58,6 +56,14 @@ class Page:
         return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in self.headings}
 
 
+@pytest.fixture
+def sybil() -> Any:
+    """What runs the Python blocks of a page; without the package sybil the test is skipped."""
+    module = pytest.importorskip("sybil", reason="needs the package sybil: no Python block of this page was run")
+    parsers = pytest.importorskip("sybil.parsers.markdown")
+    return module.Sybil(parsers=[parsers.PythonCodeBlockParser(), parsers.SkipParser()])
+
+
 def is_link(span: Token) -> bool:
     return span.type in ("link_open", "image")
 
@@ -76,12 +82,12 @@ def test_every_block_has_a_language_that_says_how_it_is_checked(path: Path) -> N
 @pytest.mark.parametrize(
     "path", [path for path in PATHS if "```python" in path.read_text()], ids=lambda path: str(path.relative_to(ROOT))
 )
-def test_the_python_blocks_of_a_page_run_in_order_and_print_what_stands_below_them(path: Path) -> None:
+def test_the_python_blocks_of_a_page_run_in_order_and_print_what_stands_below_them(path: Path, sybil: Any) -> None:
     torch.manual_seed(0)  # what fails once fails again
     outputs = Page(path).outputs
     skipped = []
     try:
-        for example in SYBIL.parse(path).examples():
+        for example in sybil.parse(path).examples():
             with redirect_stdout(StringIO()) as printed:
                 try:
                     example.evaluate()
@@ -127,8 +133,8 @@ def test_every_file_that_is_named_is_there(path: Path) -> None:
     assert missing == []
 
 
-def test_the_quick_start_has_ten_lines_at_most_and_ends_in_a_gradient() -> None:
-    document = SYBIL.parse(ROOT / "README.md")
+def test_the_quick_start_has_ten_lines_at_most_and_ends_in_a_gradient(sybil: Any) -> None:
+    document = sybil.parse(ROOT / "README.md")
     quick_start = next(iter(document.examples()))
     assert len([line for line in quick_start.parsed.splitlines() if line.strip()]) <= 10
     quick_start.evaluate()
