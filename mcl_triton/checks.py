@@ -98,7 +98,7 @@ def check_weights(convention: str, weights: Sequence[float] | None) -> tuple[flo
     try:
         if not isinstance(weights, (list, tuple)):
             raise TypeError
-        first, second = (float(weight) for weight in weights)
+        first, second = map(_number, weights)
     except (TypeError, ValueError):
         raise TypeError(f"weights must be a list or tuple of two numbers, {names}; got {weights!r:.200}.") from None
     if not (0 <= first < math.inf and 0 <= second < math.inf):
@@ -117,8 +117,11 @@ def check_criterion(
     ignore_index: int,
 ) -> None:
     """Raise TypeError or ValueError for options of the cross-entropy, or a criterion in its place, that do not fit."""
-    if not isinstance(label_smoothing, (int, float)) or not 0 <= label_smoothing <= 1:
-        raise ValueError(f"label_smoothing must be a float from 0 to 1; got {label_smoothing!r:.200}.")
+    expected = "label_smoothing must be a float from 0 to 1"
+    if isinstance(label_smoothing, bool) or not isinstance(label_smoothing, (int, float)):
+        raise TypeError(f"{expected}; got {label_smoothing!r:.200}.")
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"{expected}; got {label_smoothing!r}.")
     if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
         raise TypeError(f"ignore_index must be an integer, of type int; got {ignore_index!r:.200}.")
     if class_weights is not None:
@@ -127,6 +130,12 @@ def check_criterion(
             raise TypeError(f"class_weights must be a tensor of real numbers; got {class_weights.dtype}.")
         if tuple(class_weights.shape) != (groups.num_classes,):
             raise ValueError(f"class_weights must be ({groups.num_classes},); got {tuple(class_weights.shape)}.")
+        wrong = _first_not_a_weight(class_weights)
+        if wrong is not None:
+            raise ValueError(
+                f"class_weights must be finite and not negative; class {wrong[0]} has {wrong[1]}. "
+                "A class of weight 0 is left out."
+            )
     if criterion is not None:
         if not callable(criterion):
             raise TypeError(f"criterion must be callable, (scores, targets) -> scalar; got {_describe(criterion)}.")
@@ -140,7 +149,7 @@ def check_criterion(
 def check_targets(targets: Tensor, features: Tensor, groups: ChannelGroups, ignore_index: int) -> None:
     """Raise TypeError or ValueError for targets that are neither class indices nor class probabilities.
 
-    Class indices out of range raise on the CPU only: elsewhere, looking at them would wait for the device.
+    Values are checked on the CPU only: elsewhere, reading them would wait for the device.
     """
     batch, classes = features.shape[0], groups.num_classes
 
@@ -161,6 +170,12 @@ def check_targets(targets: Tensor, features: Tensor, groups: ChannelGroups, igno
             )
         if ignore_index != -100:
             raise ValueError(f"ignore_index={ignore_index} is for class indices; the targets are probabilities.")
+        wrong = _first_not_a_weight(targets)
+        if wrong is not None:
+            raise ValueError(
+                f"class probabilities must be finite and not negative; sample {wrong[0]} has {wrong[1]}. "
+                "Logits become probabilities by targets.softmax(dim=1)."
+            )
         return
     if targets.is_complex() or targets.dtype == torch.bool:
         raise TypeError(f"{expected()}; got {targets.dtype}.")
@@ -187,6 +202,26 @@ def check_discriminality(value: object) -> None:
         raise ValueError(
             f"criterion must return a floating scalar tensor; got {_describe(value)}. Does it reduce by a mean?"
         )
+
+
+def _number(value: object) -> float:
+    """``value`` as a float; TypeError for truth values and strings, which Python converts as well."""
+    if not isinstance(value, (int, float)) and hasattr(value, "item"):
+        value = value.item()  # of NumPy and of tensors
+    if isinstance(value, (bool, str, bytes)):
+        raise TypeError("not a number")
+    return float(value)  # type: ignore[arg-type]
+
+
+def _first_not_a_weight(values: Tensor) -> tuple[int, float] | None:
+    """First index and value of the first negative, infinite or NaN element, on the CPU; None where there is none."""
+    if values.device.type != "cpu" or not values_are_readable():
+        return None
+    is_wrong = ~((values >= 0) & (values < math.inf))
+    if not is_wrong.any():
+        return None
+    index = tuple(is_wrong.nonzero()[0].tolist())
+    return index[0], values[index].item()
 
 
 def _describe(value: object) -> str:

@@ -3,7 +3,9 @@
 import contextlib
 import itertools
 import re
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from checks import by_oracle, lay_out, make_features, make_mask
@@ -209,6 +211,21 @@ TARGET_ERRORS = {
     "one too large": (torch.tensor([0, 1, 3, 2]), ValueError, ["from 0 to 2", "sample 2 has 3", "targets - 1"]),
     "negative": (torch.tensor([0, -1, 1, 2]), ValueError, ["from 0 to 2", "ignore_index=-100", "sample 1 has -1"]),
     "bytes that wrap": (torch.tensor([0, 255, 1, 2]).byte(), ValueError, ["from 0 to 2", "sample 1 has 255"]),
+    "probabilities that are no numbers": (
+        torch.full((4, 3), float("nan")),
+        ValueError,
+        ["probabilities must be finite and not negative", "sample 0 has nan", "Logits"],
+    ),
+    "logits": (
+        torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [2.0, -1.5, 0.1], [0.0, 0.0, 1.0]]),
+        ValueError,
+        ["probabilities must be finite and not negative", "sample 2 has -1.5", "softmax"],
+    ),
+    "an infinite probability": (
+        torch.tensor([[1.0, 0.0, 0.0]] * 3 + [[0.0, float("inf"), 0.0]]),
+        ValueError,
+        ["probabilities must be finite and not negative", "sample 3 has inf"],
+    ),
     "another device": (TARGETS.to("meta"), ValueError, ["targets are on meta", "features are on cpu"]),
 }
 
@@ -219,6 +236,24 @@ def test_targets(targets, error, parts):
         mc_loss(FEATURES, targets, GROUPS)
     with refuses(error, *parts):
         MCLoss(GROUPS)(FEATURES, targets)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"weights": (np.float32(1.5), 20)},
+        {"weights": [torch.tensor(1.5), np.float64(20)]},
+        {"weights": (1.5, Fraction(20))},
+        {"label_smoothing": 0},
+        {"class_weights": torch.ones(3)},
+        {"class_weights": torch.ones(3).half()},
+        {"class_weights": torch.ones(3).long()},
+    ],
+    ids=str,
+)
+def test_numbers_of_any_type(settings):
+    expected = mc_loss(FEATURES, TARGETS, GROUPS, drop=0).loss
+    assert torch.equal(mc_loss(FEATURES, TARGETS, GROUPS, drop=0, **settings).loss, expected)
 
 
 def test_the_ignored_index_is_no_class():
@@ -286,11 +321,32 @@ SETTING_ERRORS = {
     "drop": ({"drop": 1}, ValueError, ["at least one channel to each class", "takes 1 from class 1, which has 1"]),
     "truth value for drop": ({"drop": False}, TypeError, ['drop must be "half", an integer', "got False"]),
     "string of weights": ({"weights": "12"}, TypeError, ["two numbers, (alpha, beta)", "got '12'"]),
+    "a number as a string": ({"weights": (1.5, "20")}, TypeError, ["two numbers, (alpha, beta)", "got (1.5, '20')"]),
+    "truth value for a weight": ({"weights": (True, 20)}, TypeError, ["two numbers, (alpha, beta)", "got (True, 20)"]),
+    "truth value of NumPy": ({"weights": (1.5, np.True_)}, TypeError, ["two numbers, (alpha, beta)", "got (1.5, "]),
+    "truth value for smoothing": ({"label_smoothing": True}, TypeError, ["label_smoothing must be", "got True"]),
+    "smoothing that is no number": ({"label_smoothing": float("nan")}, ValueError, ["label_smoothing must be", "nan"]),
+    "string for smoothing": ({"label_smoothing": "0.1"}, TypeError, ["label_smoothing must be a float", "got '0.1'"]),
+    "negative class weight": (
+        {"class_weights": torch.tensor([1.0, 0.0, -0.5])},
+        ValueError,
+        ["class_weights must be finite and not negative", "class 2 has -0.5"],
+    ),
+    "class weight that is no number": (
+        {"class_weights": torch.tensor([1.0, float("nan"), 1.0])},
+        ValueError,
+        ["class_weights must be finite and not negative", "class 1 has nan"],
+    ),
+    "infinite class weight": (
+        {"class_weights": torch.tensor([float("inf"), 1.0, 1.0])},
+        ValueError,
+        ["class_weights must be finite and not negative", "class 0 has inf"],
+    ),
     "mapping of weights": ({"weights": {1: 2, 3: 4}}, TypeError, ["two numbers", "got {1: 2, 3: 4}"]),
     "list for convention": ({"convention": ["official"]}, ValueError, ['"official" or "paper"', "got ['official']"]),
     "no smoothing": (
         {"label_smoothing": None},
-        ValueError,
+        TypeError,
         ["label_smoothing must be a float from 0 to 1", "got None"],
     ),
     "fraction for index": ({"ignore_index": 1.5}, TypeError, ["ignore_index must be an integer", "got 1.5"]),

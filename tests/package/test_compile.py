@@ -217,6 +217,24 @@ def test_a_drop_that_the_compiler_cannot_read(drop):
         draw(drop)
 
 
+@pytest.mark.parametrize(
+    ("setting", "values"),
+    [
+        ("weights", [(1.5, 20.0), (1.5, 10.0), (1, 5), (0.0, 4.0)]),
+        ("label_smoothing", [0.0, 0.1, 0.2, 1]),
+        ("ignore_index", [-100, 6, 0]),
+        ("convention", ["official", "paper"]),
+    ],
+)
+def test_a_setting_that_changes(setting, values):
+    module = MCLoss(GROUPS, drop=0)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    for value in values:
+        setattr(module, setting, value)
+        found, expected = (gradient_of(each, signed(), TARGETS) for each in (compiled, module))
+        torch.testing.assert_close(found, expected)
+
+
 def test_first_use_inside_a_compiled_function():
     """What was made while tracing must not be kept for ordinary use."""
     groups = ChannelGroups([5, 1, 4, 2])  # of no other test
