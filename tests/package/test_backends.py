@@ -149,7 +149,11 @@ def test_kernels_are_what_runs():
     with pytest.MonkeyPatch.context() as patch:
         for name in ("forward", "backward", "channel_mask"):
             kernels = getattr(run, name)
-            patch.setattr(run, name, lambda *args, kernels=kernels, name=name: taken.append(name) or kernels(*args))
+            patch.setattr(
+                run,
+                name,
+                lambda *args, _kernels=kernels, _name=name, **how: taken.append(_name) or _kernels(*args, **how),
+            )
         mc_loss(features, TARGETS.to(device), GROUPS, backend="triton").loss.backward()
         assert taken == ["channel_mask", "forward", "backward"]
         taken.clear()
