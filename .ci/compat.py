@@ -35,7 +35,6 @@ LEFT_OUT = (
     "bench/test_compiled",
     "bench/test_inductor",
     "bench/test_launches",
-    "bench/test_occupancy",
     "package/test_package",
     "bench/test_static",
     "bench/test_traffic",

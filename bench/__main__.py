@@ -4,39 +4,101 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 
-COMMANDS = {
-    "run": ("measure.compare", "time and memory against all others, on this machine"),
-    "static": ("count.static", "bytes, launches, registers and rooflines, without a GPU"),
-    "plot": ("report.plot", "draw every figure from the results"),
-    "drawings": ("report.diagrams", "draw what the kernels do, from the rules that launch them"),
-    "page": ("report.tables", "fill the tables of the pages from the results"),
-    "compiled": ("count.compiled", "what the compiler makes of each kernel, in detail"),
-    "traffic": ("count.traffic", "what the kernels ask of memory, in detail"),
-    "launches": ("count.launches", "the kernels that a step launches, by name"),
-    "blocks": ("measure.blocks", "what the size of the CPU path's blocks costs and gains"),
-    "recipes": ("measure.recipes", "what a training step by each recipe costs"),
-    "profile": ("measure.profile", "where the CPU path's time goes"),
+RESULTS = Path(__file__).parent / "results"
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1, for an option."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1; got {number}.")
+    return number
+
+
+def run(parser: argparse.ArgumentParser) -> None:
+    """The options of `bench run`."""
+    parser.add_argument("--full", action="store_true", help="all real shapes, dtypes and layouts, and sweeps")
+    parser.add_argument("--cases", nargs="+", default=[""], help="only cases whose line contains one of these")
+    parser.add_argument(
+        "--no-sweeps", action="store_true", help="with --full: leave out the growth with each dimension"
+    )
+    modes = ("forward", "backward", "both")
+    parser.add_argument("--modes", nargs="+", choices=modes, default=list(modes), help="default: all of them")
+    parser.add_argument("--turns", type=positive, help="measurements of each (default: 7 on a CPU, 50 on a GPU)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
+    parser.add_argument("--threads", type=positive, nargs="+", help="on a CPU (default: as many as cores)")
+    parser.add_argument(
+        "--compiled", action="store_true", help="on a CPU too: with torch.compile of each, which is slow"
+    )
+    parser.add_argument(
+        "--provider",
+        action="append",
+        default=[],
+        metavar="MODULE:FUNCTION",
+        help="one of your own: (features, targets, mask, groups) -> 1.5·L_dis + 20·(1 − mean h/ξ); may be repeated",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs/bench"),
+        help="folder of the results, a file per device; newer results replace older ones (default: runs/bench)",
+    )
+
+
+def static(parser: argparse.ArgumentParser) -> None:
+    """The options of `bench static`."""
+    parser.add_argument("--cases", nargs="+", default=[""], help="only cases whose line contains one of these")
+    parser.add_argument("--output", type=Path, help="file of the results (default: bench/results/static.csv)")
+    parts = parser.add_mutually_exclusive_group()
+    parts.add_argument("--kernels", action="store_true", help="print what the compiler makes of each of our kernels")
+    parts.add_argument("--traffic", action="store_true", help="print what our kernels ask of memory, and how it grows")
+    parts.add_argument("--launches", action="store_true", help="print the kernels that a step launches, by name")
+
+
+def report(parser: argparse.ArgumentParser) -> None:
+    """The options of `bench report`."""
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of CSV files (default: bench/results)")
+    parser.add_argument(
+        "--output", type=Path, help="folder for the figures; the pages then stay as they are (default: docs/figures)"
+    )
+
+
+def recipes(parser: argparse.ArgumentParser) -> None:
+    """The options of `bench recipes`."""
+    parser.add_argument("recipes", nargs="*", metavar="RECIPE", help="default: all")
+    parser.add_argument("--batch-size", type=positive, default=4, metavar="N", help="images per step (default: 4)")
+    parser.add_argument("--steps", type=positive, default=3, metavar="N", help="steps of each (default: 3)")
+
+
+def blocks(parser: argparse.ArgumentParser) -> None:
+    """The options of `bench blocks`."""
+    parser.add_argument("--threads", type=positive, nargs="+", default=[2], help="numbers of threads (default: 2)")
+    parser.add_argument("--turns", type=positive, default=8, help="measurements of each size (default: 8)")
+
+
+COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = {
+    "run": ("measure.compare", "measure time and memory against all others, on this machine", run),
+    "static": ("count.static", "count bytes, launches and instructions, without a GPU", static),
+    "report": ("report.pages", "draw the figures and fill the tables of the pages from the results", report),
+    "recipes": ("measure.recipes", "measure a training step by each recipe", recipes),
+    "blocks": ("measure.blocks", "measure the eager path with blocks of other sizes", blocks),
 }
+"""By name: the module with a ``main(options)``, imported when the command runs; a summary; the options."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for name, (path, summary) in COMMANDS.items():
-        module = import_module(f".{path}", __package__)
-        command = commands.add_parser(
-            name,
-            help=summary,
-            description=module.__doc__,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        module.add_arguments(command)
-        command.set_defaults(main=module.main)
+    for name, (module, summary, add_options) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        add_options(command)
+        command.set_defaults(module=module)
     options = parser.parse_args(arguments)
-    return options.main(options) or 0
+    return import_module(f".{options.module}", __package__).main(options) or 0
 
 
 if __name__ == "__main__":

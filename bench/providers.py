@@ -1,10 +1,10 @@
-"""Who computes the loss, and whether it is the right one."""
+"""The implementations of the loss to compare, and the check that each one computes it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
 import torch
@@ -23,7 +23,7 @@ Loss = Callable[[Tensor, Tensor, Tensor, ChannelGroups], Tensor]
 
 @dataclass(frozen=True)
 class Inputs:
-    """What every provider is given for a case, on one device: features, targets (B,) and a mask (N,)."""
+    """The arguments of every provider for a case, on one device: features, targets (B,) and a mask (N,)."""
 
     case: Case
     features: Tensor
@@ -53,20 +53,39 @@ class Provider:
     """An implementation of the loss.
 
     Attributes:
-        name: as it stands in tables and figures.
-        loss: what computes it.
-        takes_masks: False where it cannot be given a mask; it is compared with the loss without one.
-        takes_ragged_groups: False where all classes must have equally many channels.
+        name: "ours", "official", "plain" or another.
+        loss: the function that computes it.
+        backend: of ours, "eager" or "triton".
+        compiled: by `torch.compile`.
+        takes_masks: False for one that takes no mask; it is compared with the loss without one.
+        takes_ragged_groups: False for one that needs equally many channels in every class.
     """
 
     name: str
     loss: Loss
+    backend: str = ""
+    compiled: bool = False
     takes_masks: bool = True
     takes_ragged_groups: bool = True
 
+    @property
+    def facts(self) -> dict[str, str | bool]:
+        """The columns of a result that describe the implementation."""
+        return {"provider": self.name, "backend": self.backend, "compiled": self.compiled}
+
+    @property
+    def label(self) -> str:
+        """For people, for example "ours, triton, compiled"."""
+        return label(self.name, self.backend, self.compiled)
+
+
+def label(provider: str, backend: str, compiled: bool) -> str:
+    """An implementation for people, for example "ours, triton, compiled"."""
+    return ", ".join([provider, *[backend] * bool(backend), *["compiled"] * compiled])
+
 
 def official(features: Tensor, targets: Tensor, mask: Tensor, groups: ChannelGroups) -> Tensor:
-    """The published formula, with `max_pool2d` across the channels; for ragged groups size after size."""
+    """The published formula, with `max_pool2d` across the channels; for ragged groups, once per size."""
     mask = mask.to(features.dtype)
     if groups.is_uniform:
         return official_code.loss(features, targets, groups.sizes[0], mask)
@@ -74,7 +93,7 @@ def official(features: Tensor, targets: Tensor, mask: Tensor, groups: ChannelGro
 
 
 def plain(features: Tensor, targets: Tensor, mask: Tensor, groups: ChannelGroups) -> Tensor:
-    """What one writes oneself: the two reductions by `max(dim)`, the gradient by autograd."""
+    """The obvious implementation: the two reductions by `max(dim)`, the gradient by autograd."""
     x = features.flatten(2)
     attention, attended = x.softmax(dim=2), x * mask.to(x.dtype)[:, None]
     scores, fractions = [], []
@@ -99,9 +118,9 @@ def ours_triton(features: Tensor, targets: Tensor, mask: Tensor, groups: Channel
 
 
 def holocron(features: Tensor, targets: Tensor, mask: Tensor, groups: ChannelGroups) -> Tensor:
-    """`mutual_channel_loss` of Holocron (pip install pylocron), with its weights so that they mean what ours mean.
+    """`mutual_channel_loss` of Holocron (pip install pylocron), with weights that equal ours.
 
-    It wants a target at every spatial position, and takes the mean of h over the positions where others take the sum.
+    It takes a target per position, and the mean of h over the positions where others take the sum.
     """
     from holocron.nn.functional import mutual_channel_loss  # type: ignore[import-not-found]
 
@@ -109,6 +128,10 @@ def holocron(features: Tensor, targets: Tensor, mask: Tensor, groups: ChannelGro
     everywhere = targets[:, None, None].expand(-1, *features.shape[2:])
     alpha = 20 / 1.5 / size * features.shape[2:].numel()
     return 1.5 * mutual_channel_loss(features, everywhere, xi=size, alpha=alpha, training=False) + 20
+
+
+OURS = {"eager": Provider("ours", ours_eager, "eager"), "triton": Provider("ours", ours_triton, "triton")}
+FORMULAS = (Provider("official", official), Provider("plain", plain))
 
 
 def providers(device: torch.device, *, compiled: bool, own: tuple[Provider, ...] = ()) -> tuple[Provider, ...]:
@@ -119,15 +142,10 @@ def providers(device: torch.device, *, compiled: bool, own: tuple[Provider, ...]
         compiled: with `torch.compile` of each, besides.
         own: further ones.
     """
-    everyone = [Provider("ours, eager", ours_eager), Provider("official", official), Provider("plain", plain)]
-    if device.type == "cuda":
-        everyone.insert(0, Provider("ours, Triton", ours_triton))
-    everyone += own
+    ours = [OURS["triton"]] * (device.type == "cuda") + [OURS["eager"]]
+    everyone = [*ours, *FORMULAS, *own]
     if compiled:
-        everyone += [
-            Provider(f"{one.name}, compiled", torch.compile(one.loss), one.takes_masks, one.takes_ragged_groups)
-            for one in everyone
-        ]
+        everyone += [replace(one, loss=torch.compile(one.loss), compiled=True) for one in everyone]
     if find_spec("holocron"):
         everyone.append(Provider("Holocron", holocron, takes_masks=False, takes_ragged_groups=False))
     return tuple(everyone)
@@ -135,10 +153,10 @@ def providers(device: torch.device, *, compiled: bool, own: tuple[Provider, ...]
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a provider compares with the oracle.
+    """The comparison of a provider with the oracle.
 
     Attributes:
-        mistake: what is wrong, for people; None where nothing is.
+        mistake: the first disagreement, for people; None without one.
         error: ‖dF − true dF‖ / ‖true dF‖, infinite for NaN; None for a provider that raised an exception.
     """
 
@@ -157,7 +175,7 @@ def oracle(inputs: Inputs, masks: bool = True) -> tuple[Tensor, Tensor]:
 
 
 def verdict_on(provider: Provider, inputs: Inputs, truth: tuple[Tensor, Tensor]) -> Verdict:
-    """Whether a provider's loss and gradient are the oracle's."""
+    """Compare a provider's loss and gradient with the oracle's."""
     try:
         value, grad = (result.cpu() for result in inputs.step(provider.loss))
     except Exception as error:  # whatever other people's code raises
@@ -166,9 +184,9 @@ def verdict_on(provider: Provider, inputs: Inputs, truth: tuple[Tensor, Tensor])
     difference = grad - true_grad
     error = (difference.norm() / true_grad.norm()).nan_to_num(math.inf).item()
     eps, eps_float32 = torch.finfo(inputs.case.dtype).eps, torch.finfo(torch.float32).eps
-    # In 16 bits the formulas round every intermediate result, so that gradients are off by up to 12 times eps, and by
-    # 0.03 in all. Where two channels of a group are equal but for rounding, the winner, and with it both channels'
-    # gradient, is a matter of the dtype: such channels are few, and all others have to agree.
+    # In 16 bits the formulas round every intermediate result: single gradients are off by up to 12 eps, all by 0.03.
+    # Where rounding makes two channels of a group equal, the dtype decides which one wins, and both gradients with it.
+    # Such channels are few; all others have to agree.
     loss_tolerance, tolerance = max(64 * eps_float32, 2 * eps), max(64 * eps_float32, 16 * eps)
     agrees = difference.abs() <= tolerance * (true_grad.abs() + true_grad.abs().max())  # NaN does not
     channels_off = 1 - agrees.flatten(2).all(dim=2).double().mean().item()

@@ -1,175 +1,197 @@
-"""The one format of all results: a CSV file with a row for each number."""
+"""The one format of all results: a CSV file with a row per number and a column per fact about it."""
 
 from __future__ import annotations
 
-import csv
 import platform
+import statistics
 import subprocess
-from collections.abc import Iterable
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from math import prod
 from pathlib import Path
+from typing import Any
 
-import torch
+import pandas as pd
 
-SOURCES = ("measured", "counted", "compiled", "modelled")
+FOLDER = Path(__file__).parent / "results"  # those of the repository
+
+COLUMNS: dict[str, type] = {
+    # The features
+    "data_set": str,  # "CUB"; "" for features of no real network
+    "network": str,  # "ResNet50"
+    "pixels": int,  # side of an image
+    "samples": int,  # B
+    "channels": int,  # N
+    "groups": str,  # "152x10 + 48x11": 152 classes of 10 channels, then 48 of 11
+    "side": int,  # height and width of a map, in positions
+    "dtype": str,
+    "layout": str,  # "contiguous" or "channels_last"
+    # What is computed, and by whom
+    "provider": str,  # "ours", "official", "plain", one of your own; "copy" for a copy of the features
+    "backend": str,  # of ours: "eager" or "triton"
+    "compiled": bool,  # by torch.compile
+    "kernel": str,  # one alone, "whole_maps.forward"; "" for all that the mode takes
+    "mode": str,  # "forward", "backward" or "both"
+    # Where and when
+    "device": str,  # "AMD EPYC", "H200", "sm_90"; "GPU" for what holds on any
+    "threads": int,  # of a CPU; 0 on a GPU
+    "busy": int,  # other processes that spin on the CPU's cores meanwhile
+    "python": str,
+    "torch": str,
+    "triton": str,
+    "commit": str,  # of this repository; "+" where files had been changed since
+    "date": str,  # year-month-day
+    # The number
+    "metric": str,  # a key of METRICS
+    "value": float,  # the median
+    "unit": str,
+    "low": float,  # the quartiles
+    "high": float,
+    "repeats": int,
+    "known": str,  # one of KNOWN
+}
+
+FEATURES = ["data_set", "network", "pixels", "samples", "channels", "groups", "side", "dtype", "layout"]
+PROVIDER = ["provider", "backend", "compiled"]
+DEVICE = ["device", "threads", "busy"]
+VERSIONS = ["python", "torch", "triton"]
+
 METRICS = {  # and their units
-    "wall": "ms",  # from the call until the result is there, as the host's clock has it
+    "wall": "ms",  # from the call until the result is there, on the host's clock
     "operator": "ms",  # on a GPU, between events around the call: launches and the gaps between them
     "kernel": "ms",  # on a GPU, of a replayed CUDA graph: no host in between
     "ratio": "times ours",  # the same time of the provider, divided by ours in the same turn
     "peak": "bytes",  # the most memory held at a time, beyond what was there before
-    "bandwidth": "GB/s",  # the least bytes that have to be moved, by time
+    "bandwidth": "GB/s",  # the least bytes to move, by time
     "error": "of the gradient",  # ‖dF − true dF‖ / ‖true dF‖, from the oracle in float64
-    "wrong": "of the gradient",  # likewise, of a provider who computes something else, and is not timed
+    "wrong": "of the gradient",  # likewise, of a provider that computes something else, and is not timed
     "traffic": "bytes",  # read from and written to a GPU's memory
     "launches": "kernels",
-    "registers": "a thread",
-    "stack": "bytes a thread",
+    "issue slots": "warp instructions",  # of all warps, in compiled code, loops times their trips
+    "registers": "per thread",
+    "stack": "bytes per thread",
     "spills": "registers",
-    "shared": "bytes a program",
-    "occupancy": "of the warps",
+    "shared": "bytes per program",
     "load width": "bytes",  # of one access to the features
     "store width": "bytes",  # of one access to their gradient
-    "roofline": "ms",  # traffic by published bandwidth, and launches at a stated cost
+    "memory time": "ms",  # traffic by published bandwidth
+    "issue time": "ms",  # issue slots, four per clock and SM
+    "modelled time": "ms",  # the larger of the two, and launches at a stated cost
 }
 
+KNOWN = ("measured", "counted", "modelled")  # on the device; without it, from code; by a model
 
-@dataclass(frozen=True)
-class Result:
-    """One number and everything one has to know to read it.
 
-    Attributes:
-        provider: what was measured, for example "official" or "ours, Triton".
-        shape: of the features and their groups, as `bench.cases.Case.shape` writes it; "" where there is none.
-        dtype: of the features: "float32", "bfloat16".
-        layout: "contiguous" or "channels_last".
-        mode: "forward", "backward" or "both"; "copy" of a copy of the features.
-        metric: a key of `METRICS`, which has the unit.
-        value: the median where there are several samples.
-        low, high: the quartiles; equal to the value where there is one sample.
-        samples: how many there were.
-        source: one of `SOURCES`: timed or weighed on the device, counted without it, read off code that was compiled
-            for it, or a model of it.
-        device: what it is true for, with the number of threads on a CPU.
-        versions: of Python, PyTorch and Triton.
-        commit: of this repository; "+" where files had been changed since.
-        date: year-month-day.
+def result(metric: str, value: float | Sequence[float], known: str, **facts: Any) -> dict[str, Any]:
+    """A row: one number, or the median and quartiles of several, with the facts about it, and this run's versions.
+
+    Args:
+        metric: a key of `METRICS`.
+        value: the number, or one per repeat.
+        known: one of `KNOWN`.
+        facts: further columns; those left out are empty.
     """
-
-    provider: str
-    shape: str
-    dtype: str
-    layout: str
-    mode: str
-    metric: str
-    value: float
-    low: float
-    high: float
-    samples: int
-    source: str
-    device: str
-    versions: str
-    commit: str
-    date: str
-
-    def __post_init__(self) -> None:
-        if self.metric not in METRICS:
-            raise ValueError(f"metric must be one of {', '.join(METRICS)}; got {self.metric!r}.")
-        if self.source not in SOURCES:
-            raise ValueError(f"source must be one of {', '.join(SOURCES)}; got {self.source!r}.")
-        if not self.low <= self.value <= self.high:  # false for NaN as well
-            raise ValueError(f"low ≤ value ≤ high must hold; got {self.low}, {self.value}, {self.high}.")
+    numbers = list(value) if isinstance(value, Sequence) else [value]
+    low, _, high = statistics.quantiles(numbers, n=4, method="inclusive") if len(numbers) > 1 else 3 * numbers
+    number = {"value": statistics.median(numbers), "low": low, "high": high, "repeats": len(numbers)}
+    empty = {name: kind() for name, kind in COLUMNS.items()}
+    return empty | run_facts() | facts | number | {"metric": metric, "unit": METRICS.get(metric), "known": known}
 
 
-FOLDER = Path(__file__).parent / "results"  # those of the repository
-COLUMNS = [column.name for column in fields(Result)]
+def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows of `result` as a table; ValueError for a column, metric or number that makes no sense."""
+    table = pd.DataFrame(list(rows), columns=None if rows else list(COLUMNS))
+    return _checked(table).astype(COLUMNS)
 
 
-def write(path: Path, results: Iterable[Result]) -> None:
+def _checked(table: pd.DataFrame) -> pd.DataFrame:
+    """The table; ValueError says what is wrong with it."""
+    if list(table) != list(COLUMNS):
+        raise ValueError(f"results must have the columns {','.join(COLUMNS)}; got {','.join(table)}.")
+    for name, known in (("metric", METRICS), ("known", KNOWN)):
+        if unknown := set(table[name]) - set(known):
+            raise ValueError(f"{name} must be one of {', '.join(known)}; got {', '.join(sorted(unknown))}.")
+    is_ordered = (table["low"] <= table["value"]) & (table["value"] <= table["high"])  # false for NaN
+    if not is_ordered.all():
+        worst = table[~is_ordered].iloc[0]
+        raise ValueError(f"low ≤ value ≤ high must hold; got {worst.low}, {worst.value}, {worst.high}.")
+    return table
+
+
+def write(path: Path, table: pd.DataFrame) -> None:
     """Write a file of results, in place of one that is there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for result in results:
-            writer.writerow([_text(cell) for cell in astuple(result)])
+    numbers = {name: table[name].map(_text) for name in ("value", "low", "high")}
+    table.assign(**numbers).to_csv(path, index=False, columns=list(COLUMNS), lineterminator="\n")
 
 
-def _text(cell: str | float) -> str:
-    if isinstance(cell, str):
-        return cell
-    return str(int(cell)) if float(cell).is_integer() else f"{cell:.6g}"
+def _text(number: float) -> str:
+    return str(int(number)) if number.is_integer() else f"{number:.6g}"
 
 
-def update(path: Path, results: Iterable[Result]) -> None:
+def update(path: Path, table: pd.DataFrame) -> None:
     """Add results to a file, in place of all that it has for the same features and device: ratios are of one run."""
-
-    def about(result: Result) -> tuple[str, ...]:
-        return result.shape, result.dtype, result.layout, result.source, result.device
-
-    newer = list(results)
-    replaced = set(map(about, newer))
-    older = read(path) if path.exists() else []
-    write(path, [result for result in older if about(result) not in replaced] + newer)
+    if path.exists():
+        same = [*FEATURES, *DEVICE, "known"]
+        older = read(path)
+        is_replaced = pd.MultiIndex.from_frame(older[same]).isin(pd.MultiIndex.from_frame(table[same]))
+        table = pd.concat([older[~is_replaced], table], ignore_index=True)
+    write(path, table)
 
 
-def read(path: Path) -> list[Result]:
-    """Read a file of results; ValueError names the line that is none."""
-    with open(path, newline="", encoding="utf-8") as file:
-        reader = csv.reader(file)
-        if (header := next(reader, [])) != COLUMNS:
-            raise ValueError(f"{path} must begin with the columns {','.join(COLUMNS)}; got {','.join(header)}.")
-        results = []
-        for cells in reader:
-            try:
-                row = dict(zip(COLUMNS, cells, strict=True))
-                numbers = {name: float(row[name]) for name in ("value", "low", "high")}
-                results.append(Result(**(row | numbers | {"samples": int(row["samples"])})))  # type: ignore[arg-type]
-            except ValueError as error:
-                raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
-    return results
-
-
-def read_folder(folder: Path) -> list[Result]:
-    """All results of a folder, file by file; SystemExit says what is wrong with one that cannot be read or has none."""
+def read(path: Path) -> pd.DataFrame:
+    """Read a file of results; ValueError names a file that has something else."""
     try:
-        rows = [row for path in sorted(folder.glob("*.csv")) for row in read(path)]
-    except ValueError as error:
-        raise SystemExit(str(error)) from error
-    if not rows:
+        return _checked(pd.read_csv(path, keep_default_na=False, dtype=COLUMNS))
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def read_folder(folder: Path) -> pd.DataFrame:
+    """All results of a folder, file by file; SystemExit says which file cannot be read, or that there is none."""
+    paths = sorted(folder.glob("*.csv"))
+    if not paths:
         raise SystemExit(
             f"{folder} must be a folder with results as CSV files; it has none. "
             f"`python -m bench run --output {folder}` writes them."
         )
-    return rows
+    try:
+        return pd.concat(map(read, paths), ignore_index=True)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
 
 
-def features_bytes(row: Result) -> int:
-    """|F|, the bytes of the features that a result is about."""
-    return prod(map(int, row.shape.split()[0].split("x"))) * getattr(torch, row.dtype).itemsize
-
-
-def ours_in(rows: Iterable[Result]) -> str:
-    """Which of ours the others are compared with, given the rows of a device: the kernels where they can run."""
-    return "ours, Triton" if any(row.provider == "ours, Triton" for row in rows) else "ours, eager"
+def where(table: pd.DataFrame, **facts: Any) -> pd.DataFrame:
+    """The rows with these facts; a list stands for any of its members."""
+    for name, fact in facts.items():
+        table = table[table[name].isin(fact if isinstance(fact, list) else [fact])]
+    return table
 
 
 @cache
-def versions() -> str:
-    """What is running: Python, PyTorch and, where it is installed, Triton."""
+def run_facts() -> dict[str, str]:
+    """The columns that describe this run: versions, commit and date."""
     try:
-        triton = f", triton {version('triton')}"
+        triton = version("triton")
     except PackageNotFoundError:
         triton = ""
-    return f"Python {platform.python_version()}, torch {torch.__version__}{triton}"
+    return {
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "triton": triton,
+        "commit": _commit(),
+        "date": date.today().isoformat(),
+    }
 
 
-@cache
-def commit() -> str:
+def versions() -> str:
+    """What is running, for people."""
+    facts = run_facts()
+    return f"Python {facts['python']}, torch {facts['torch']}, triton {facts['triton'] or 'absent'}"
+
+
+def _commit() -> str:
     """The commit that is checked out, with a "+" for changes since, results apart; "unknown" without git."""
 
     def git(*arguments: str) -> str:
@@ -183,8 +205,3 @@ def commit() -> str:
         return git("rev-parse", "--short=10", "HEAD") + "+" * bool(changes)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-
-
-def today() -> str:
-    """The date, year-month-day."""
-    return date.today().isoformat()

@@ -1,4 +1,4 @@
-"""What the compiler makes of the kernels, on a machine without a GPU: `python -m bench compiled`.
+"""What the compiler makes of the kernels, on a machine without a GPU: `python -m bench static --kernels`.
 
 For a table of realistic shapes, the host code of the kernels is run on tensors without data, and what it would launch
 is compiled for several GPUs instead. Registers, spills and widths of memory accesses are read off the result. Launches
@@ -7,7 +7,6 @@ that Triton would serve with the same compiled kernel are compiled once.
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import os
 import re
@@ -18,9 +17,8 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,7 +31,7 @@ from torch import Tensor
 from mcl_triton import ChannelGroups
 from mcl_triton.backend import working_dtype
 from mcl_triton.groups import flat_runs
-from reference.training.environment import environment, usable_cores
+from reference.training.environment import usable_cores
 
 from ..cases import CLASSES, LAYOUTS, Case
 from .access_widths import Access, accesses
@@ -167,8 +165,8 @@ def widths_in_machine_code(target: str, case: Variant, direction: str) -> dict[s
 class _Launch(NamedTuple):
     kernel: Any
     grid: tuple[int, ...]
-    arguments: dict[str, Any]
-    constants: dict[str, Any]  # of the arguments those that are constants of the kernel, and the compiler's options
+    args: tuple[Any, ...]
+    constants: dict[str, int]
 
 
 def _start_worker(interpret: bool) -> None:
@@ -184,39 +182,32 @@ def _start_worker(interpret: bool) -> None:
 
 def launches_of(case: Variant) -> dict[str, _Launch]:
     """What `host.forward`, `host.backward` and `host.channel_mask` would launch for a case."""
-    from mcl_triton.kernels import host
-    from mcl_triton.kernels.shortcut import Prepared
+    from mcl_triton.kernels import host, masks, position_blocks, whole_maps
 
     launches = {}
 
-    def record(launch: Prepared, _: object, tensors: dict[str, Tensor]) -> None:
-        constants = {name: of for name, of in launch.numbers.items() if name.isupper() or name.startswith("num_warps")}
-        arguments = {name: tensors[name] for name in launch.kernel.arg_names if name in tensors} | launch.numbers
-        direction = launch.kernel.fn.__name__.removesuffix("_kernel")
-        launches[direction] = _Launch(launch.kernel, (launch.programs,), arguments, constants)
+    class Recorder:
+        def __init__(self, kernel: Any, direction: str) -> None:
+            self.kernel, self.direction = kernel, direction
+
+        def __getitem__(self, grid: tuple[int, ...]) -> Any:
+            def record(*args: Any, **constants: int) -> None:
+                launches[self.direction] = _Launch(self.kernel, grid, args, constants)
+
+            return record
 
     features, runs = case.features(), flat_runs(case.groups)
     mask = None if case.mask == "none" else features.new_empty(features.shape[:2], dtype=working_dtype(features))
     mask = mask[0] if case.mask == "shared" else mask
     wants_scores, wants_diversity = case.wants != "diversity", case.wants != "scores"
-    with patch.object(Prepared, "_launch_through_triton", record):
-        scores, diversity, *statistics = host.forward(
-            features,
-            runs,
-            mask,
-            wants_scores=wants_scores,
-            wants_diversity=wants_diversity,
-            saves_statistics=True,
-        )
-        host.backward(
-            features,
-            runs,
-            mask,
-            grad_scores=scores if wants_scores else None,  # shaped like the results
-            grad_diversity=diversity if wants_diversity else None,
-            maxima=statistics[0],
-            inverse_sums=statistics[1],
-        )
+    with ExitStack() as stack:
+        of_maps = product((whole_maps, position_blocks), ("forward", "backward"))
+        for module, direction in [*of_maps, (masks, "mask")]:
+            name = f"{direction}_kernel"
+            stack.enter_context(patch.object(module, name, Recorder(getattr(module, name), direction)))
+        scores, diversity, *statistics = host.forward(features, runs, mask, wants_scores, wants_diversity, True)
+        grads = (scores if wants_scores else None, diversity if wants_diversity else None)  # shaped like the results
+        host.backward(features, runs, mask, *grads, *statistics)
         if mask is not None:
             keys = torch.empty_like(mask, dtype=torch.int64)
             tables = (keys.new_empty(case.groups.num_classes + more, dtype=torch.int32) for more in (1, 0))
@@ -239,7 +230,7 @@ def _distinct(target: str, cases: list[Variant]) -> dict[tuple[str, ...], list[V
 
             launch.kernel.device_caches.clear()
             with patch.object(knobs.runtime, "jit_cache_hook", instead_of_compiling):
-                launch.kernel.warmup(grid=launch.grid, **launch.arguments)
+                launch.kernel.warmup(*launch.args, grid=launch.grid, **launch.constants)
     return alike
 
 
@@ -260,7 +251,7 @@ def compiled(target: str, launch: _Launch, constants: dict[str, int] | None = No
     """What Triton compiles a launch to, some constants replaced, and the seconds that took; in a worker."""
     _pretend_to_run_on(target)
     start = time.perf_counter()
-    kernel = launch.kernel.warmup(grid=launch.grid, **(launch.arguments | (constants or {})))
+    kernel = launch.kernel.warmup(*launch.args, grid=launch.grid, **(launch.constants | (constants or {})))
     return kernel, time.perf_counter() - start
 
 
@@ -305,98 +296,3 @@ def _on_cubin(cubin: bytes, tool: str, *options: str) -> str:
         file.flush()
         command = [Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / tool, *options, file.name]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
-_HEADS = [
-    *("target", "kernel", "dtype", "constants", "warps", "registers", "stack", "spills", "shared", "F", "dF", "other"),
-    "example",
-]
-
-
-def _constants(report: Report) -> str:
-    shown = {
-        "NUM_POSITIONS": "P",
-        "ALIGNMENT": "align",
-        "TILE_CLASSES": "classes",
-        "TILE_POSITIONS": "positions",
-        "TILE_PLACES": "places",
-        "CHANNELS_A_STEP": "step",
-        "IS_SPREAD": "spread",
-    }
-    return " ".join(f"{shown[name]}={int(of)}" for name, of in report.constants.items() if name in shown)
-
-
-def _row(report: Report) -> list[str]:
-    def widths(what: str) -> str:
-        return "/".join(map(str, sorted(report.widths(what)))) or "-"
-
-    case = report.cases[0]
-    return [
-        report.target,
-        report.kernel,
-        str(case.dtype)[6:],
-        _constants(report),
-        *map(str, (report.constants["num_warps"], report.registers, report.stack)),
-        f"{report.spills}+{report.scalar_spills}",
-        str(report.shared),
-        widths("load features"),
-        widths("store grad"),
-        "/".join(f"{width}" for width in sorted(report.others)),
-        f"{case}" + f" and {len(report.cases) - 1} more" * (len(report.cases) > 1),
-    ]
-
-
-def _summary(reports: list[Report], targets: list[str]) -> list[list[str]]:
-    """A row for each configuration, whatever the target and the strides it was compiled for."""
-    alike: dict[tuple[str, ...], list[Report]] = {}
-    for report in reports:
-        key = (report.kernel, str(report.cases[0].dtype)[6:], _constants(report), str(report.constants["num_warps"]))
-        alike.setdefault(key, []).append(report)
-
-    def from_to(values: Iterable[int]) -> str:
-        least, most = min(ordered := sorted(values)), max(ordered)
-        return f"{least}" if least == most else f"{least}-{most}"
-
-    rows = [["kernel", "dtype", "constants", "warps", *targets, "not in registers", "shared", "F", "dF"]]
-    for key, same in alike.items():
-        registers = [from_to(each.registers for each in same if each.target == target) for target in targets]
-        elsewhere = max(each.stack + each.spills + each.scalar_spills for each in same)
-        widths = [
-            from_to(width for each in same for width in each.widths(what))
-            if any(each.widths(what) for each in same)
-            else "-"
-            for what in ("load features", "store grad")
-        ]
-        rows.append([*key, *registers, str(elsewhere), from_to(each.shared for each in same), *widths])
-    return rows
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
-    parser.add_argument("--targets", nargs="+", choices=list(TARGETS), default=list(TARGETS))
-    parser.add_argument("--odd", action="store_true", help="the odd cases instead of the realistic ones")
-    parser.add_argument("--summary", action="store_true", help="all targets in one row, with their registers")
-
-
-def main(arguments: argparse.Namespace) -> None:
-    """Compile, and print the table."""
-    start = time.perf_counter()
-    with workers() as pool:
-        reports = compile_cases(pool, odd_cases() if arguments.odd else realistic_cases(), arguments.targets)
-    machine = environment()
-    print(
-        f"{machine['cpu']}, {machine['cores']} cores; Python {machine['python']}, torch {machine['torch']}, "
-        f"triton {version('triton')}"
-    )
-    print(
-        f"{len(reports)} kernels in {time.perf_counter() - start:.0f} s, "
-        f"of which Triton took {sum(report.seconds for report in reports):.0f} s in {usable_cores()} processes"
-    )
-    print(
-        "registers, stack: of a thread, the stack in bytes; spills: on AMD, of vector and (to a vector register) "
-        "scalar registers; F, dF, other: bytes of one access\n"
-    )
-    rows = _summary(reports, arguments.targets) if arguments.summary else [_HEADS, *map(_row, reports)]
-    columns = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, columns, strict=True)).rstrip())

@@ -1,4 +1,4 @@
-"""What one step of the loss launches on a GPU, counted without one: `python -m bench launches`.
+"""What one step of the loss launches on a GPU, counted without one: `python -m bench static --launches`.
 
 A step draws a mask or is given one, and computes the loss and the gradient of the features. Every operator of PyTorch
 that computes something counts as one launch, though sorting and a few others take several; of our own operators the
@@ -10,8 +10,6 @@ An operator moves what it is given and what it returns, each element once: the l
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -112,10 +110,10 @@ def count_launches() -> Iterator[list[Launch]]:
     def recorded(kernel: Any, grid: tuple[int, ...]) -> Callable[..., object]:
         run = unseen(grid_of(kernel, grid))  # the interpreter computes with tensors
 
-        def call(**arguments: object) -> None:
+        def call(*args: object, **constants: object) -> None:
             mode.launches.append(Launch(kernel.fn.__name__))
-            if not any(isinstance(argument, Tensor) and argument.is_meta for argument in arguments.values()):
-                run(**arguments)
+            if not any(isinstance(argument, Tensor) and argument.is_meta for argument in args):
+                run(*args, **constants)
 
         return call
 
@@ -195,13 +193,8 @@ def unseen(function: Callable[..., object]) -> Callable[..., object]:
     return call
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command takes nothing."""
-
-
-def main(arguments: argparse.Namespace) -> None:
+def main() -> None:
     """Print the launches of our loss and of the formulas."""
-    os.environ["TRITON_INTERPRET"] = "1"
     losses: dict[str, Loss] = {
         f"mc_loss, {convention}, mask {mask_is}": ours(convention, mask_is)
         for convention in CONVENTIONS

@@ -1,19 +1,17 @@
-"""What the kernels ask of memory, counted in Triton's interpreter, without a GPU: `python -m bench traffic`.
+"""What the kernels ask of memory, counted in Triton's interpreter, without a GPU: `python -m bench static --traffic`.
 
 The unit is |F|, the bytes of the features. A step cannot do with less than 3: forward reads F, backward reads F and
 writes its gradient dF. Reads are counted in three ways. Memory delivers the distinct sectors of 32 bytes that a launch
 touches; a program fetches its own, from memory or from the cache that all programs share; and it may ask for the same
 bytes again, which its own cache holds. Mask, cross-entropy and sums work on B·C or N numbers and are left out here.
 
---scale shows instead that everything grows in proportion to batch, classes, channels of a class, and positions.
+Its last table shows that everything grows in proportion to batch, classes, channels per class, and positions.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -177,20 +175,10 @@ def record_step(
 
     runs = flat_runs(groups)
     with record_traffic() as forward:
-        g, h, maxima, inverse_sums = host.forward(
-            features, runs, mask, wants_scores=scores, wants_diversity=diversity, saves_statistics=diversity
-        )
+        g, h, *statistics = host.forward(features, runs, mask, scores, diversity, saves_statistics=diversity)
     dg, dh = (torch.ones_like(result) if result.numel() else None for result in (g, h))
     with record_traffic() as backward:
-        grad = host.backward(
-            features,
-            runs,
-            mask,
-            grad_scores=dg,
-            grad_diversity=dh,
-            maxima=maxima,
-            inverse_sums=inverse_sums,
-        )
+        grad = host.backward(features, runs, mask, dg, dh, *statistics)
     return Step(features, grad, forward, backward)
 
 
@@ -291,34 +279,19 @@ def scale_table(layout: str) -> Iterator[str]:
         yield f"16 times {name}".ljust(16) + "".join(f"{larger[key] / base[key]:12.2f}" for key in base)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
-    parser.add_argument("--scale", action="store_true", help="show how everything grows")
-    parser.add_argument(
-        "--full", action="store_true", help="all classes, not every fifth or eighth; takes as many times as long"
-    )
-    parser.add_argument("--cases", nargs="+", default=[""], help="only cases whose line contains one of these")
-
-
-def main(arguments: argparse.Namespace) -> None:
-    """Count, and print the table."""
+def main(parts: Sequence[str]) -> None:
+    """Print the traffic of the cases whose line contains one of the parts, and how it grows."""
     cases = chosen(
         [
-            Case(1, groups if arguments.full else fewer_classes(groups)[0], side, dtype, layout)
+            Case(1, fewer_classes(groups)[0], side, dtype, layout)
             for groups in GROUPS
             for side in SIDES
             for layout in LAYOUTS
             for dtype in (torch.float32, torch.bfloat16)
         ],
-        arguments.cases,
+        parts,
     )
-    os.environ["TRITON_INTERPRET"] = "1"
-    from . import interpreter
-
-    interpreter.behave_like_a_gpu()
-    if arguments.scale:
-        for layout in LAYOUTS:
-            print(*scale_table(layout), sep="\n", flush=True)
-        return
     for line in table(cases):
         print(line, flush=True)
+    for layout in LAYOUTS:
+        print(*scale_table(layout), sep="\n", flush=True)

@@ -14,11 +14,10 @@ import torch
 
 from mcl_triton import blocks, eager, sample_channel_mask
 from mcl_triton.groups import flat_runs
-from reference.training.environment import usable_cores
 
 from .. import results
-from ..cases import Case
-from .compare import device_name, positive, quick_cases
+from ..cases import Case, quick_cases
+from .compare import device_name
 
 MIB = (0.25, 0.5, 1, 2, 4, 8, 16, 64)
 
@@ -43,13 +42,6 @@ def _seconds(run: Callable[[], object]) -> float:
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--threads", type=positive, nargs="+", default=[usable_cores()], help="numbers of threads (default: all cores)"
-    )
-    parser.add_argument("--turns", type=positive, default=8, help="measurements of each size (default: 8)")
 
 
 def main(arguments: argparse.Namespace) -> None:

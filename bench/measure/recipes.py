@@ -53,13 +53,6 @@ class Cost:
     peak: int
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``python -m bench recipes``."""
-    parser.add_argument("recipes", nargs="*", metavar="RECIPE", help="by default all")
-    parser.add_argument("--batch-size", type=int, default=4, metavar="N", help="images a step; 4 without")
-    parser.add_argument("--steps", type=int, default=3, metavar="N", help="steps of each; 3 without")
-
-
 def main(options: argparse.Namespace) -> int:
     """Run every recipe and print a table; returns the exit status."""
     if unknown := [name for name in options.recipes if name not in RECIPES]:

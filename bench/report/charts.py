@@ -1,161 +1,337 @@
-"""Panels: shapes below each other, and for each a marker or a bar of every provider."""
+"""The figures of the results: each a function of the results and a theme; None where there is nothing to draw."""
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import log10
 from typing import Any
 
+import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.figure import Figure, SubFigure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from ..cases import name_of, real_cases
-from ..results import Result
-from .style import HATCH, Looks, bar_key, keys_of, page
+from reference.figures.theme import SMALL, Theme, page
 
-# Of all combinations, one that is usual and one that is as different as possible.
-VARIANTS = ("float32 contiguous", "bfloat16 channels_last")
-LETTERS = 90  # of small text beside the shapes' names
+from ..cases import USUAL, sweeps
+from ..count.model import LAUNCH_MICROSECONDS
+from ..providers import label
+from ..results import DEVICE, PROVIDER, where
 
-Panel = tuple[str, list[Result]]
-"""Its title and what it shows."""
+DATA_SET = "CUB"  # stands for all: numbers vary little from one data set to the next
+VARIANTS = [(str(dtype).removeprefix("torch."), layout) for dtype, layout in USUAL]
+FLOOR = 3  # |F|: forward reads the features, backward reads them and writes their gradient
+CLOCKS = ["operator", "wall"]  # of a step, the first that there is
+_COLORS = {"ours": "orange", "official": "blue", "plain": "green", "Holocron": "pink"}
+_FURTHER = ("yellow", "sky", "pink")
 
-Grids = Mapping[str, Sequence[Sequence[Panel]]]
-"""By the heading of each section, its panels line by line."""
+Table = pd.DataFrame
+Key = tuple[Any, ...]  # values of some columns
 
 
-def dots(grids: Grids, looks: Looks, title: str, subtitle: str, unit: str, notes: Sequence[str] = ()) -> Figure | None:
-    """A marker for each provider, on a common logarithmic scale in each section; None where there is nothing to draw.
+@dataclass(frozen=True)
+class Look:
+    """How a provider is drawn in all figures: compiled is hollow and dashed, ours in eager mode square."""
 
-    Args:
-        grids: what is drawn.
-        looks: of the providers.
-        title, subtitle, notes: as in `page`.
-        unit: of the scale.
-    """
-    if not grids:
+    label: str
+    color: str
+    marker: str
+    is_compiled: bool
+
+    def points(self, theme: Theme, line: str = "none") -> dict[str, Any]:
+        """Arguments of matplotlib for its markers."""
+        return {
+            "color": self.color,
+            "marker": self.marker,
+            "markersize": 5.5,
+            "markerfacecolor": theme.background if self.is_compiled else self.color,
+            "linestyle": "--" if self.is_compiled and line != "none" else line,
+            "linewidth": 1.3,
+            "label": self.label,
+        }
+
+
+def looks(table: Table, theme: Theme) -> dict[Key, Look]:
+    """By provider, backend and compiled: a look for each that the table has, ours first."""
+    order = [*_COLORS, *sorted(set(table.provider) - set(_COLORS))]
+    colors = dict(zip(order[len(_COLORS) :], _FURTHER * len(order), strict=False)) | _COLORS
+    keys = table[PROVIDER].drop_duplicates().itertuples(index=False, name=None)
+    return {
+        key: Look(label(*key), theme.colors[colors[key[0]]], "s" if key[1] == "eager" else "o", key[2])
+        for key in sorted(keys, key=lambda key: (key[2], order.index(key[0]), key[1] != "triton"))
+    }
+
+
+def speedup(results: Table, theme: Theme) -> Figure | None:
+    """Time of each peer divided by ours in the same turn."""
+    rows = shown(main_device(where(results, metric="ratio", mode="both", busy=0)))
+    if rows.empty:
         return None
-    shapes = {heading: shapes_in(rows_of(grid)) for heading, grid in grids.items()}
-    line = max(0.2, 0.04 * len(looks))  # inches of a shape
-    heights = {heading: 0.3 + len(grid) * (0.5 + line * len(shapes[heading])) for heading, grid in grids.items()}
-    figure, parts = page(title, subtitle, keys_of(looks, joined=False), heights, notes)
-    for part, (heading, grid) in zip(parts, grids.items(), strict=True):
-        axes = frame(part, grid, shapes[heading])
-        providers = {row.provider for row in rows_of(grid)}
-        drawn = [name for name in looks if name in providers]
-        for axis, (_, rows) in zip(axes, chain(*grid), strict=True):
-            axis.set_xscale("log")
-            for place, name in enumerate(drawn):
-                own = [row for row in rows if row.provider == name]
-                shift = 0.6 * ((place + 0.5) / len(drawn) - 0.5)  # equal times lie beside each other
-                axis.errorbar(
-                    [row.value for row in own],
-                    [list(shapes[heading]).index(row.shape) + shift for row in own],
-                    xerr=quartiles(own),
-                    elinewidth=1,
-                    label=name,
-                    **looks[name].points(joined=False),
-                )
-        columns = len(grid[0])
-        for axis in axes:
-            log_ticks(axis.xaxis, axis.get_xlim(), labels=6 if columns < 4 else 4)
-        axes[-columns].set_xlabel(unit, loc="left")
+    ours = where(main_device(where(results, metric="wall", mode="both", busy=0)), provider="ours", compiled=False)
+    figure, axes = panels(
+        rows,
+        theme,
+        f"How many times our time the others take{on(rows)}",
+        f"A step of MC-Loss, forward + backward, {batch_of(rows)} samples, shapes of {DATA_SET}; median and quartiles "
+        f"of the ratio per turn. {sources(rows)}",
+        [[(variant, of_variant(rows, variant)) for variant in VARIANTS]],
+        notes={shape: f"{value:.3g} ms" for shape, value in _first(ours).items()},
+    )
+    low, high = min(rows.low.min(), 0.5), max(rows.high.max(), 2)
+    for axis in axes:
+        axis.set_xscale("log", base=2)
+        axis.set_xlim(low / 1.15, high * 1.15)
+        axis.axvline(1, color=theme.ink, linewidth=1)
+        ticks = [2.0**power for power in range(-4, 8) if low / 1.15 <= 2.0**power <= high * 1.15]
+        axis.xaxis.set_major_locator(FixedLocator(ticks))
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
+    axes[-1].set_xlabel("← the other is faster   1×: as fast as ours   ours is faster →", loc="left")
     return figure
 
 
-def bars(
-    grids: Grids,
-    looks: Looks,
+def memory(results: Table, theme: Theme) -> Figure | None:
+    """Peak memory of a step beyond the features, in their size."""
+    rows = in_features(shown(main_device(where(results, metric="peak", mode="both", busy=0))))
+    if rows.empty:
+        return None
+    figure, axes = panels(
+        rows,
+        theme,
+        f"Peak memory of a step, beyond the features{on(rows)}",
+        f"In units of |F|, the bytes of the features; forward + backward, {batch_of(rows)} samples, shapes of "
+        f"{DATA_SET}. The line is the gradient, 1 |F|. {sources(rows)}",
+        [[(variant, of_variant(rows, variant)) for variant in VARIANTS]],
+    )
+    for axis in axes:
+        axis.set_xlim(left=0)
+        axis.axvline(1, color=theme.ink, linewidth=1)
+    axes[-1].set_xlabel("|F|", loc="left")
+    return figure
+
+
+def bytes_launches(results: Table, theme: Theme) -> Figure | None:
+    """Bytes that a step moves and kernels that it launches on a GPU."""
+    rows = shown(where(results, metric=["traffic", "launches"], mode="both", kernel="", known="counted"))
+    if rows.empty:
+        return None
+    traffic, launches = in_features(where(rows, metric="traffic")), where(rows, metric="launches")
+    figure, axes = panels(
+        rows,
+        theme,
+        "Bytes moved and kernels launched in a step on a GPU: counted",
+        f"Forward + backward, mask given, {batch_of(rows)} samples, shapes of {DATA_SET}. |F|: the bytes of the "
+        f"features; the line is the least possible, {FLOOR} |F|. Compiled: Inductor's code for sm_90, not run. "
+        f"{sources(rows)}",
+        [[(variant, of_variant(part, variant)) for part in (traffic, launches)] for variant in VARIANTS],
+    )
+    for axis in axes:
+        axis.set_xlim(left=0)
+    for axis in axes[::2]:
+        axis.axvline(FLOOR, color=theme.ink, linewidth=1)
+    axes[-2].set_xlabel("bytes, in |F|", loc="left")
+    axes[-1].set_xlabel("kernels launched", loc="left")
+    return figure
+
+
+def instructions(results: Table, theme: Theme) -> Figure | None:
+    """Time to issue the instructions of a step beside the time to move its bytes."""
+    rows = shown(where(results, metric=["issue time", "memory time"], mode="both", device="H200", kernel=""))
+    known = where(rows, metric="issue time")[PROVIDER].drop_duplicates()
+    rows = rows.merge(known, on=PROVIDER)
+    if rows.empty:
+        return None
+    issue, memory = where(rows, metric="issue time"), where(rows, metric="memory time")
+    figure, axes = panels(
+        rows,
+        theme,
+        "Instructions or bytes: what takes longer on an H200? A model",
+        f"Least time of a step's kernels, forward + backward, {batch_of(rows)} samples, shapes of {DATA_SET}. Markers: "
+        "to issue the counted instructions, 4 per clock and SM. Ticks: to move the counted bytes at 4.8 TB/s. Without "
+        f"launches, {LAUNCH_MICROSECONDS:g} µs each. Nobody has measured this. {sources(rows)}",
+        [[(variant, of_variant(issue, variant)) for variant in VARIANTS]],
+        scale=1e3,
+    )
+    there = looks(rows, theme)
+    for axis, variant in zip(axes, VARIANTS, strict=True):
+        axis.set_xscale("log")
+        for key, height, row in placed(of_variant(memory, variant), shapes_in(rows), list(there)):
+            axis.plot(1e3 * row.value, height, "|", color=there[key].color, markersize=9, markeredgewidth=1.8)
+        log_ticks(axis.xaxis, axis.get_xlim(), labels=7)
+    axes[-1].set_xlabel("µs", loc="left")
+    return figure
+
+
+def growth(results: Table, theme: Theme) -> Figure | None:
+    """Time of a step against each dimension, with the line of proportional growth."""
+    rows = where(results, mode="both", network="", metric=CLOCKS, busy=0, dtype="float32", layout="contiguous")
+    rows = main_device(rows[rows.provider != "copy"])
+    if rows.empty:
+        return None
+    clock = next(clock for clock in CLOCKS if clock in set(rows.metric))
+    rows = where(rows, metric=clock)
+    there = looks(rows, theme)
+    ideal: dict[str, Any] = {"color": theme.muted, "linestyle": ":", "linewidth": 1.2, "label": "in proportion"}
+    keys: list[Artist] = [Line2D([], [], **look.points(theme, "-")) for look in there.values()]
+    figure, body = page(
+        theme,
+        f"Time of a step as each dimension grows{on(rows)}",
+        "Forward + backward, float32, contiguous; one dimension varies, the others stay at B = 8, C = 200, ξ = 4, "
+        f"P = 196. Median and quartiles; both scales are logarithmic. {sources(rows)}",
+        4.3,
+        [*keys, Line2D([], [], **ideal)],
+    )
+    axes = body.subplots(2, 2, sharey=True).flat
+    for axis, (dimension, cases) in zip(axes, sweeps().items(), strict=True):
+        axis.loglog()
+        for key, look in there.items():
+            own = where(rows, **dict(zip(PROVIDER, key, strict=True)))
+            sizes = pd.concat([where(own, **case.facts).assign(size=size) for size, case in cases.items()])
+            error = [sizes.value - sizes.low, sizes.high - sizes.value]
+            axis.errorbar(sizes["size"], sizes.value, yerr=error, elinewidth=1, **look.points(theme, "-"))
+            if look is next(iter(there.values())) and len(sizes) > 1:
+                middle, ends = sizes.iloc[len(sizes) // 2], sizes["size"].iloc[[0, -1]]
+                axis.plot(ends, middle.value * ends / middle["size"], scaley=False, **ideal)
+        axis.set_xlabel(dimension)
+        axis.set_xticks(list(cases), [f"{size:,}" for size in cases])
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.set_ylabel("ms" if axis.get_subplotspec().is_first_col() else "")
+    log_ticks(axis.yaxis, axis.get_ylim(), labels=7)
+    return figure
+
+
+FIGURES: dict[str, Callable[[Table, Theme], Figure | None]] = {
+    "speedup": speedup,
+    "growth": growth,
+    "memory": memory,
+    "bytes_launches": bytes_launches,
+    "instructions": instructions,
+}
+
+
+def panels(
+    rows: Table,
+    theme: Theme,
     title: str,
     subtitle: str,
-    units: Sequence[str],
-    marks: Sequence[float | None],
-    notes: Sequence[str] = (),
-) -> Figure | None:
-    """A column for each provider, in it a bar for each variant, with its number; None where there is nothing to draw.
+    grid: Sequence[Sequence[tuple[tuple[str, str], Table]]],
+    notes: dict[Key, str] | None = None,
+    scale: float = 1.0,
+) -> tuple[Figure, list[Axes]]:
+    """A figure with a line per shape and a marker per provider.
 
     Args:
-        grids: what is drawn; a panel's title is its provider.
-        looks: of the providers.
-        title, subtitle, notes: as in `page`.
-        units: of each line of panels.
-        marks: of each line of panels, the value where a black line is.
+        rows: all that is drawn, for the shapes and the legend.
+        theme, title, subtitle: as in `page`.
+        grid: the panels, each a dtype and layout and its rows. A single line of panels is drawn as a column.
+        notes: a text at the right of a shape, by its facts.
+        scale: what values are multiplied by.
     """
-    if not grids:
-        return None
-    shapes = {heading: shapes_in(rows_of(grid)) for heading, grid in grids.items()}
-    heights = {heading: len(grid) * (0.75 + 0.27 * len(shapes[heading])) for heading, grid in grids.items()}
-    variants = variants_in(row for grid in grids.values() for row in rows_of(grid))
-    beside: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7, "va": "center"}
-    keys = [bar_key(variant, is_hatched=variant != VARIANTS[0]) for variant in variants]
-    figure, parts = page(title, subtitle, keys, heights, notes)
-    for part, (heading, grid) in zip(parts, grids.items(), strict=True):
-        blocks = part.subfigures(len(grid), 1, squeeze=False)[:, 0]
-        for block, line, unit, mark in zip(blocks, grid, units, marks, strict=True):
-            axes = frame(block, [line], shapes[heading])
-            is_whole = all(row.value % 1 == 0 for row in rows_of([line]))
-            for axis, (name, rows) in zip(axes, line, strict=True):
-                for place, variant in enumerate(variants):
-                    offset = 0.8 * ((place + 0.5) / len(variants) - 0.5)
-                    own = {
-                        list(shapes[heading]).index(row.shape) + offset: row
-                        for row in rows
-                        if variant_of(row) == variant
-                    }
-                    axis.barh(
-                        list(own),
-                        [row.value for row in own.values()],
-                        0.74 / len(variants),
-                        color=looks[name].color,
-                        edgecolor="white",
-                        linewidth=0,
-                        hatch=None if variant == VARIANTS[0] else HATCH,
-                        xerr=quartiles(list(own.values())),
-                        error_kw={"elinewidth": 1},
-                    )
-                    for height, row in own.items():
-                        end = max(row.high, mark or 0)  # the black line shall not cross the number
-                        axis.annotate(text_of(row.value, is_whole), (end, height), (3, 0), **beside)
-                if mark is not None:
-                    axis.axvline(mark, color="black", linewidth=1)
-                axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-                axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-            axes[0].set_xlim(0, axes[0].get_xlim()[1] * (1.1 + 0.03 * len(axes)))  # room for the numbers
-            axes[0].set_xlabel(unit, loc="left")
-    return figure
-
-
-def frame(part: SubFigure, grid: Sequence[Sequence[Panel]], shapes: Mapping[str, str]) -> list[Axes]:
-    """Empty panels with their titles, and the shapes' names on the left."""
-    axes = part.subplots(len(grid), len(grid[0]), sharex=True, sharey=True, squeeze=False)
-    for axis, (title, _) in zip(axes.flat, chain(*grid), strict=True):
-        lines = [textwrap.fill(line, LETTERS // len(grid[0])) for line in title.splitlines()]
-        axis.set_title("\n".join(lines), loc="left")
-        axis.set_yticks(range(len(shapes)), list(shapes.values()))
+    there, shapes = looks(rows, theme), shapes_in(rows)
+    lines = [[panel] for panel in grid[0]] if len(grid) == 1 else grid
+    height = len(lines) * (0.55 + len(shapes) * max(0.36, 0.1 * len(there)))
+    keys: list[Artist] = [Line2D([], [], **look.points(theme)) for look in there.values()]
+    figure, body = page(theme, title, subtitle, height + 0.2, keys)
+    axes = body.subplots(len(lines), len(lines[0]), sharex="col", sharey=True, squeeze=False)
+    for axis, (variant, of) in zip(axes.flat, [panel for line in lines for panel in line], strict=True):
+        if axis.get_subplotspec().is_first_col():
+            axis.set_title(", ".join(variant))
+        axis.set_yticks(range(len(shapes)), [f"{shape[1]}\n{shape[3]}×{shape[4]}×{shape[4]}" for shape in shapes])
         axis.set_ylim(len(shapes) - 0.5, -0.5)
         axis.tick_params(axis="y", length=0)
         axis.grid(visible=False, axis="y")
         for place in range(0, len(shapes), 2):
-            axis.axhspan(place - 0.5, place + 0.5, color="#f3f3f3", linewidth=0, zorder=0)
-    return list(axes.flat)
+            axis.axhspan(place - 0.5, place + 0.5, color=theme.grid, alpha=0.4, linewidth=0, zorder=0)
+        for key, place, row in placed(of, shapes, list(there)):
+            error = [[scale * (row.value - row.low)], [scale * (row.high - row.value)]]
+            axis.errorbar(scale * row.value, place, xerr=error, elinewidth=1, **there[key].points(theme))
+        for place, shape in enumerate(shapes):
+            if note := (notes or {}).get((*shape, *variant)):
+                axis.annotate(
+                    note,
+                    (1, place),
+                    (3, 0),
+                    ("axes fraction", "data"),
+                    "offset points",
+                    va="center",
+                    fontsize=SMALL,
+                    color=theme.muted,
+                    annotation_clip=False,
+                )
+    return figure, list(axes.flat)
 
 
-def quartiles(rows: Sequence[Result]) -> list[list[float]]:
-    """Distances of the quartiles from the median, as matplotlib takes them."""
-    return [[row.value - row.low for row in rows], [row.high - row.value for row in rows]]
+SHAPE = ["data_set", "network", "pixels", "channels", "side"]
 
 
-def text_of(value: float, is_whole: bool) -> str:
-    """Two figures of a number, or more before the point; all of one that is whole as others beside it are."""
-    return f"{value:,.0f}" if value >= 9.95 or is_whole else f"{value:#.2g}"
+def shapes_in(rows: Table) -> list[Key]:
+    """The facts `SHAPE` of each shape, in the order of `real_cases`."""
+    return list(rows[SHAPE].drop_duplicates().itertuples(index=False, name=None))
+
+
+def placed(rows: Table, shapes: list[Key], providers: list[Key]) -> list[tuple[Any, float, Any]]:
+    """Provider, height and row of each marker: the providers of a shape stand below each other."""
+    found = []
+    for row in rows.itertuples():
+        key = tuple(getattr(row, name) for name in PROVIDER)
+        shift = 0.7 * ((providers.index(key) + 0.5) / len(providers) - 0.5)
+        found.append((key, shapes.index(tuple(getattr(row, name) for name in SHAPE)) + shift, row))
+    return found
+
+
+def shown(rows: Table) -> Table:
+    """The rows of the data set that stands for all, in full and in mixed precision."""
+    rows = where(rows, data_set=DATA_SET)
+    return pd.concat([of_variant(rows, variant) for variant in VARIANTS])
+
+
+def of_variant(rows: Table, variant: tuple[str, str]) -> Table:
+    """The rows of a dtype and layout."""
+    return where(rows, dtype=variant[0], layout=variant[1])
+
+
+def main_device(rows: Table) -> Table:
+    """The rows of one device: a GPU where there is one (it has no threads), else the CPU with the most threads."""
+    devices = sorted(
+        rows[DEVICE].drop_duplicates().itertuples(index=False, name=None), key=lambda one: (one[1] != 0, -one[1])
+    )
+    return where(rows, **dict(zip(DEVICE, devices[0], strict=True))) if devices else rows
+
+
+def in_features(rows: Table) -> Table:
+    """Rows of bytes in units of |F|."""
+    itemsize = rows.dtype.map({"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8})
+    nbytes = rows.samples * rows.channels * rows.side**2 * itemsize
+    return rows.assign(**{name: rows[name] / nbytes for name in ("value", "low", "high")})
+
+
+def on(rows: Table) -> str:
+    """For a title: the device that the rows were measured on."""
+    device = rows.iloc[0]
+    threads = f", {device.threads} thread" + ("s" if device.threads > 1 else "")
+    return f" on {device.device}" + (threads if device.threads else "")
+
+
+def sources(rows: Table) -> str:
+    """For a subtitle: versions, commits and dates."""
+    versions = [
+        f"Python {row.python}, torch {row.torch}, triton {row.triton}"
+        for row in rows.drop_duplicates(["python", "torch", "triton"]).itertuples()
+    ]
+    return f"{'; '.join(versions)}; commit {', '.join(sorted(set(rows.commit)))}; {max(rows.date)}."
+
+
+def batch_of(rows: Table) -> str:
+    """The number of samples."""
+    return " or ".join(map(str, sorted(set(rows.samples))))
 
 
 def log_ticks(axis: Axis, limits: tuple[float, float], labels: int) -> None:
-    """Ticks at 1, 2, 5, or fewer where there would be more than so many labels, and numbers without powers of ten."""
+    """Ticks at 1, 2, 5, or fewer where there would be more than so many labels, as plain numbers."""
     decades = log10(limits[1] / limits[0])
     steps = next((steps for steps in ((1, 2, 5), (1, 3)) if len(steps) * decades <= labels), (1,))
     axis.set_major_locator(LogLocator(subs=steps, numticks=50))
@@ -163,31 +339,7 @@ def log_ticks(axis: Axis, limits: tuple[float, float], labels: int) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
 
 
-def variant_of(row: Result) -> str:
-    """Dtype and layout."""
-    return f"{row.dtype} {row.layout}"
-
-
-def variants_in(rows: Iterable[Result]) -> list[str]:
-    """Those of `VARIANTS` that there are."""
-    there = {variant_of(row) for row in rows}
-    return [variant for variant in VARIANTS if variant in there]
-
-
-def rows_of(grid: Sequence[Sequence[Panel]]) -> list[Result]:
-    """What all panels of a section show."""
-    return [row for _, rows in chain(*grid) for row in rows]
-
-
-def batch_of(shape: str) -> int:
-    """B."""
-    return int(shape.split("x")[0])
-
-
-def shapes_in(rows: Iterable[Result]) -> dict[str, str]:
-    """Shapes in the order in which they are shown, those with a name first, and what people call them."""
-    names = {row.shape: name_of(row.shape) for row in rows}
-    order = [*real_cases(), *names.values()]
-    there = sorted(names, key=lambda shape: (order.index(names[shape]), batch_of(shape)))
-    is_ambiguous = len(set(names.values())) < len(there)
-    return {shape: names[shape] + (f", B = {batch_of(shape)}" if is_ambiguous else "") for shape in there}
+def _first(rows: Table) -> dict[Key, float]:
+    """Values by shape and variant, of the provider that the rows begin with."""
+    first = rows.drop_duplicates([*SHAPE, "dtype", "layout"])
+    return {tuple(row[:-1]): row[-1] for row in first[[*SHAPE, "dtype", "layout", "value"]].itertuples(index=False)}

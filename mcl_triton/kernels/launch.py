@@ -1,7 +1,7 @@
 """How a launch is shaped: from groups, map and memory layout to tile sizes and warps. No timing, and no Triton.
 
-The rules keep registers from spilling, accesses wide, and enough loads in flight. `python -m bench compiled` compiles
-what they choose and prints what came of it.
+The rules keep registers from spilling, accesses wide, and enough loads in flight. `python -m bench static --kernels`
+compiles what they choose and prints the outcome.
 """
 
 from __future__ import annotations

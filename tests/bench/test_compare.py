@@ -16,16 +16,18 @@ from torch import Tensor
 
 from bench import __main__ as bench
 from bench import results
-from bench.cases import Case, sweeps
+from bench.cases import Case, all_cases, sweeps
 from bench.measure import compare, timing
 from bench.measure.memory import peak_bytes
 from bench.providers import Inputs, Provider, ours_eager, plain
-from bench.results import Result
+from bench.results import where
 from mcl_triton import ChannelGroups
+from reference.training.environment import environment
 
 CPU = torch.device("cpu")
 CASE = Case(2, ChannelGroups.uniform(4, 3), 5)
 RAGGED = Case(2, ChannelGroups.split(14, 4), 5, torch.bfloat16, "channels_last")
+SWEPT = Case(1, CASE.groups, 5)
 
 
 def doubled(features: Tensor, targets: Tensor, mask: Tensor, groups: ChannelGroups) -> Tensor:
@@ -36,45 +38,39 @@ def doubled(features: Tensor, targets: Tensor, mask: Tensor, groups: ChannelGrou
 @pytest.fixture(autouse=True)
 def few_cases(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compare, "quick_cases", lambda: [CASE, RAGGED])
-    monkeypatch.setattr(compare, "sweeps", lambda: {"samples, B": {1: Case(1, CASE.groups, 5)}})
-
-
-def rows_of(rows: list[Result], **wanted: str) -> list[Result]:
-    return [row for row in rows if all(getattr(row, name) == value for name, value in wanted.items())]
+    monkeypatch.setattr(compare, "all_cases", lambda: [CASE, RAGGED])
+    monkeypatch.setattr(compare, "sweeps", lambda: {"samples, B": {1: SWEPT}})
 
 
 def test_the_command_writes_and_prints_everything(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    threads = torch.get_num_threads()
-    bench.main(["run", "--device", "cpu", "--threads", str(threads), "--turns", "3", "--output", str(tmp_path)])
+    options = ["--device", "cpu", "--threads", "1", "--turns", "3", "--full", "--output", str(tmp_path)]
+    bench.main(["run", *options])
     (path,) = tmp_path.glob("*.csv")
-    rows = [row for row in results.read(path) if row.provider != "Holocron"]
-    assert {row.provider for row in rows} == {"ours, eager", "official", "plain", "copy"}
-    assert {row.shape for row in rows} == {CASE.shape, RAGGED.shape, "1x12x5x5 (4x3)"}
+    table = results.read(path)
+    table = table[table.provider != "Holocron"]
+    assert set(table.provider) == {"ours", "official", "plain", "copy"}
+    assert set(where(table, provider="ours").backend) == {"eager"}
+    assert set(table.device + ", " + table.threads.astype(str)) == {f"{environment()['cpu']}, 1"}
     for case in (CASE, RAGGED):
-        for provider in ("ours, eager", "official", "plain"):
-            of = rows_of(rows, shape=case.shape, dtype=case.dtype_name, layout=case.layout, provider=provider)
-            ratios = {("ratio", mode) for mode in timing.MODES if provider != "ours, eager"}
-            timed = {(metric, mode) for metric in ("wall", "bandwidth") for mode in timing.MODES}
-            assert {(row.metric, row.mode) for row in of} == timed | ratios | {
-                *(("peak", mode) for mode in timing.MODES),
-                ("error", "both"),
-            }
-            assert all(row.value > 0 for row in of)
-            assert all(row.samples == (1 if row.metric in ("peak", "error") else 3) for row in of)
-            assert {row.source for row in of} == {"measured"}
-    assert {row.mode for row in rows_of(rows, shape="1x12x5x5 (4x3)")} == {"both", "copy"}
+        for provider in ("ours", "official", "plain"):
+            of = where(table, **case.facts, provider=provider)
+            timed = {("wall", mode) for mode in timing.MODES} | {("peak", mode) for mode in timing.MODES}
+            ratios = {("ratio", mode) for mode in timing.MODES if provider != "ours"}
+            assert set(zip(of.metric, of["mode"], strict=True)) == timed | ratios | {("error", "both")}
+            assert (of.value > 0).all()
+            assert (of.repeats == of.metric.isin(["wall", "ratio"]).map({True: 3, False: 1})).all()
+            assert set(of.known) == {"measured"}
+    assert set(where(table, **SWEPT.facts)["mode"]) == {"both"}
     printed = capfd.readouterr().out
     assert "on a CPU the Triton kernels and (without --compiled) torch.compile are left out" in printed
-    assert re.search(
-        r"official +both +wall +\d+\.\d+ ms \(\d+\.\d+ to \d+\.\d+\) +\d+\.\d GB/s +\d+\.\d\d x ours", printed
-    )
+    assert re.search(r"official +both +wall +\d+\.\d+ ms \(\d+\.\d+ to \d+\.\d+\) +\d+\.\d+ x ours", printed)
 
 
 def test_a_wrong_provider_is_reported_and_not_timed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     own = f"{__name__}:doubled"
     options = ["--turns", "2", "--cases", "2×12×5×5", "--provider", own, "--output", str(tmp_path)]
     bench.main(["run", "--device", "cpu", *options])
-    (row,) = rows_of(results.read_folder(tmp_path), provider=own)
+    (row,) = where(results.read_folder(tmp_path), provider=own).itertuples()
     assert (row.metric, row.value) == ("wrong", pytest.approx(1))  # twice the gradient
     assert f"{own} disagrees with the oracle and is not timed: its loss is" in capfd.readouterr().out
 
@@ -83,45 +79,20 @@ def test_who_fails_is_reported_and_not_called_wrong(capsys: pytest.CaptureFixtur
     def unlucky(*arguments: Any) -> Tensor:
         raise RuntimeError("out of luck")
 
-    rows = compare.measure(CASE, [Provider("unlucky", unlucky), Provider("plain", plain)], CPU, 1, ["both"])
-    assert not rows_of(rows, provider="unlucky")
-    assert not rows_of(rows, metric="ratio")  # to whom
-    assert rows_of(rows, provider="plain", metric="wall")
+    rows = results.frame(
+        compare.measure(CASE, [Provider("unlucky", unlucky), Provider("plain", plain)], CPU, 1, ["both"])
+    )
+    assert where(rows, provider="unlucky").empty
+    assert where(rows, metric="ratio").empty  # to whom
+    assert len(where(rows, provider="plain", metric="wall")) == 1
     assert "unlucky fails and is not timed: RuntimeError: out of luck" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        *(([command, "--cases", "nothing"], "no case's line contains any of") for command in ("run", "profile")),
-        (["traffic", "--cases", "nothing"], "--cases '1x64x7x7 (11x2 + 14x3) float32 contiguous' would choose one"),
-        (["run", "--device", "cuda"], "needs a GPU"),
-        *(([command, "--threads", "0"], "must be at least 1; got 0") for command in ("run", "blocks", "profile")),
-        *(([command, "--turns", "0"], "must be at least 1; got 0") for command in ("run", "blocks")),
-    ],
-)
-def test_what_cannot_be_run_is_said(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    if torch.cuda.is_available() and "cuda" in arguments:
-        pytest.skip("there is a GPU")
-    with pytest.raises(SystemExit) as stopped:
-        bench.main(arguments)
-    said = capsys.readouterr()
-    assert message in f"{stopped.value}{said.err}"
-    assert not said.out
-
-
-@pytest.mark.parametrize("text", ["nowhere:loss", "bench.providers:nothing", "bench", ":", "bench.cases:CLASSES"])
-def test_a_provider_that_is_not_there_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        bench.main(["run", "--provider", text])
-    assert "must be module:function" in capsys.readouterr().err
 
 
 def test_who_needs_equal_groups_sits_out_ragged_ones(capsys: pytest.CaptureFixture[str]) -> None:
     equal = Provider("equal", plain, takes_ragged_groups=False)
     for case, is_there in ((CASE, True), (RAGGED, False)):
-        rows = compare.measure(case, [Provider("ours", ours_eager), equal], CPU, turns=1, modes=["both"])
-        assert bool(rows_of(rows, provider="equal")) == is_there
+        rows = results.frame(compare.measure(case, [Provider("ours", ours_eager), equal], CPU, turns=1, modes=["both"]))
+        assert where(rows, provider="equal").empty != is_there
     assert "equal takes classes of equal size only" in capsys.readouterr().out
 
 
@@ -139,14 +110,12 @@ def test_ratios_are_taken_turn_by_turn(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(compare, "clocks", clocks)
     everyone = [Provider("ours", ours_eager), Provider("theirs", plain)]
-    rows = compare.measure(CASE, everyone, CPU, turns=4, modes=["both"])
-    (ratio,) = rows_of(rows, metric="ratio")
-    assert (ratio.provider, ratio.samples) == ("theirs", 4)
+    rows = results.frame(compare.measure(CASE, everyone, CPU, turns=4, modes=["both"]))
+    (ratio,) = where(rows, metric="ratio").itertuples()
+    assert (ratio.provider, ratio.repeats) == ("theirs", 4)
     assert [ratio.low, ratio.value, ratio.high] == pytest.approx([3, 3, 3])
-    (wall,) = rows_of(rows, provider="ours", metric="wall")
+    (wall,) = where(rows, provider="ours", metric="wall").itertuples()
     assert [wall.low, wall.value, wall.high] == pytest.approx([1.75, 5.0, 106.0])  # ms, of 1, 2, 400, 8
-    (bandwidth,) = rows_of(rows, provider="ours", metric="bandwidth")
-    assert bandwidth.value == pytest.approx(3 * CASE.nbytes * (1000 / 2 + 1000 / 8) / 2 / 1e9)
     assert order == ["ours", "theirs", "copy"] * 4
 
 
@@ -295,13 +264,13 @@ def test_a_call_that_cannot_be_captured_is_timed_all_the_same(
 def test_rotated_inputs_are_more_than_twice_the_cache_and_not_too_many(gpu: FakeGpu) -> None:
     cuda = torch.device("cuda")
     assert timing.rotation(CASE, cuda) == 512
-    for case in [*compare.all_cases(), *(case for sweep in sweeps().values() for case in sweep.values())]:
+    for case in [*all_cases(), *(case for sweep in sweeps().values() for case in sweep.values())]:
         others = (timing.rotation(case, cuda) - 1) * case.nbytes
         assert 100 * 2**20 <= others < 100 * 2**20 + case.nbytes
     assert timing.rotation(CASE, CPU) == 1
 
 
-def test_on_a_gpu_bandwidth_is_of_the_kernels(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_gpu_each_clock_has_a_row(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs_of = Inputs.of
     monkeypatch.setattr(compare.Inputs, "of", lambda case, device, seed=0: inputs_of(case, CPU, seed))
     monkeypatch.setattr(compare, "peak_bytes", lambda call, device: 7)
@@ -313,14 +282,15 @@ def test_on_a_gpu_bandwidth_is_of_the_kernels(gpu: FakeGpu, monkeypatch: pytest.
         gpu.call("theirs")
         return plain(*arguments)
 
-    rows = compare.measure(CASE, [Provider("theirs", theirs)], torch.device("cuda"), turns=2, modes=["both"])
-    assert {row.device for row in rows} == {"Some GPU"}
-    both = {row.metric: row for row in rows_of(rows, provider="theirs", mode="both")}
-    assert set(both) == {"wall", "operator", "kernel", "bandwidth", "peak", "error"}
-    assert [both[metric].value for metric in ("operator", "kernel", "peak")] == pytest.approx([1000, 100, 7])
-    assert both["bandwidth"].value == pytest.approx(3 * CASE.nbytes / 0.1 / 1e9)
-    copy = {row.metric: row for row in rows_of(rows, provider="copy")}
-    assert copy["bandwidth"].value == pytest.approx(2 * CASE.nbytes / 0.1 / 1e9)
+    rows = results.frame(
+        compare.measure(CASE, [Provider("theirs", theirs)], torch.device("cuda"), turns=2, modes=["both"])
+    )
+    assert set(rows.device) == {"Some GPU"}
+    assert set(rows.threads) == {0}
+    both = where(rows, provider="theirs", mode="both").set_index("metric").value
+    assert set(both.index) == {"wall", "operator", "kernel", "peak", "error"}
+    assert list(both[["operator", "kernel", "peak"]]) == pytest.approx([1000, 100, 7])
+    assert where(rows, provider="copy", metric="kernel").value.item() == pytest.approx(100)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -329,19 +299,11 @@ def test_on_a_real_gpu_everyone_is_timed_on_every_clock(case: Case, monkeypatch:
     monkeypatch.setattr(compare, "rotation", lambda case, device: 3)
     cuda = torch.device("cuda")
     everyone = [one for one in compare.providers(cuda, compiled=False) if one.name != "Holocron"]
-    rows = compare.measure(case, everyone, cuda, turns=2)
+    rows = results.frame(compare.measure(case, everyone, cuda, turns=2))
     for provider in everyone:
         for mode in timing.MODES:
-            metrics = {row.metric for row in rows_of(rows, provider=provider.name, mode=mode)}
-            assert metrics >= {"wall", "operator", "kernel", "bandwidth"}
-
-
-def test_help_is_there_for_every_command(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (["--help"], *([command, "--help"] for command in bench.COMMANDS)):
-        with pytest.raises(SystemExit) as stopped:
-            bench.main(arguments)
-        assert stopped.value.code == 0
-        assert f"python -m bench {arguments[0]}" in capsys.readouterr().out or arguments == ["--help"]
+            metrics = set(where(rows, **provider.facts, mode=mode).metric)
+            assert metrics >= {"wall", "operator", "kernel"}
 
 
 def test_a_cpu_is_named_with_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.cases import Case, name_of, real_cases, sweeps
+from bench.cases import Case, real_cases, sweeps
 from bench.providers import Inputs, Loss, Provider, oracle, plain, providers, verdict_on
 from mcl_triton import ChannelGroups
 
@@ -140,38 +140,40 @@ def test_who_takes_no_mask_is_compared_with_the_loss_without_one() -> None:
 
 def test_compiled_providers_join_when_asked() -> None:
     mine = Provider("mine", plain)
-    names = [one.name for one in providers(CPU, compiled=True, own=(mine,)) if one.name != "Holocron"]
+    names = [one.label for one in providers(CPU, compiled=True, own=(mine,)) if one.name != "Holocron"]
     eager = ["ours, eager", "official", "plain", "mine"]
     assert names == eager + [f"{name}, compiled" for name in eager]
 
 
 def test_the_kernels_join_and_come_first_on_a_gpu() -> None:
-    names = [one.name for one in providers(torch.device("cuda"), compiled=True)]
-    assert names[0] == "ours, Triton"
-    assert "ours, Triton, compiled" in names
+    names = [one.label for one in providers(torch.device("cuda"), compiled=True)]
+    assert names[0] == "ours, triton"
+    assert "ours, triton, compiled" in names
 
 
 # The groups as the paper's table has them, and the maps of the usual input sizes.
 @pytest.mark.parametrize(
     ("name", "shape"),
     [
-        ("CUB, from scratch, 3 channels a class, 224 pixels", "32x600x14x14 (200x3)"),
+        ("CUB, from scratch, 224 pixels", "32x600x14x14 (200x3)"),
         ("CUB, ResNet50, 448 pixels", "32x2048x14x14 (152x10 + 48x11)"),
         ("CUB, VGG16 or ResNet18, 224 pixels", "32x512x7x7 (88x2 + 112x3)"),
         ("Aircraft, VGG16 or ResNet18, 448 pixels", "32x512x14x14 (88x5 + 12x6)"),
         ("Cars, ResNet50, 224 pixels", "32x2048x7x7 (108x10 + 88x11)"),
-        ("Cars, from scratch, 3 channels a class, 224 pixels", "32x588x14x14 (196x3)"),
+        ("Cars, from scratch, 224 pixels", "32x588x14x14 (196x3)"),
         ("Flowers, ResNet50, 448 pixels", "32x2048x14x14 (94x20 + 8x21)"),
     ],
 )
 def test_real_shapes(name: str, shape: str) -> None:
-    assert real_cases()[name].shape == shape
-    assert name_of(shape) == name
-    assert name_of(shape.replace("32x", "7x", 1)) == name
+    case = real_cases()[name]
+    assert (case.shape, case.name) == (shape, name)
+    facts = case.facts
+    assert f"{facts['data_set']}, {facts['network']}, {facts['pixels']} pixels" == name
+    assert "{samples}x{channels}x{side}x{side} ({groups})".format(**facts) == shape
 
 
-def test_a_shape_without_a_name_is_called_by_itself() -> None:
-    assert name_of("32x5x7x7 (5x1)") == "32x5x7x7 (5x1)"
+def test_features_of_no_network_are_called_by_their_shape() -> None:
+    assert Case(32, ChannelGroups.uniform(5, 1), 7).name == "32x5x7x7 (5x1)"
 
 
 def test_sweeps_change_one_dimension_by_a_factor_of_64_or_more() -> None:

@@ -38,8 +38,7 @@ SMALL = {
     "reference ablation": FACES,
     "reference train": IMAGES,
     "bench run": "--cases '512x7x7 (88x2 + 112x3) float32 contiguous' --no-sweeps --turns 1 --modes both",
-    "bench plot": "--results bench/results",
-    "bench page": "--results bench/results",
+    "bench report": "--results bench/results",
 }
 """What is put at the end of a command that begins like this; of several, the first counts."""
 
