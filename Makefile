@@ -13,7 +13,8 @@ help:  ## list the targets
 $(BIN)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed: make PYTHON=python3.12" if sys.version_info < (3, 10) else 0)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable ".[dev,docs]"
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"  # the first with --group
+	$(BIN)/python -m pip install --quiet --editable . --group dev --group docs
 	touch $@
 
 demo: $(BIN)/.installed  ## train on 40 people's faces with and without MC-Loss, draw the channels (ARGS="--help")

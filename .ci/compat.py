@@ -12,11 +12,17 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.metadata import metadata, requires
+from importlib.metadata import metadata
 from pathlib import Path
 from xml.etree import ElementTree
 
+from dependency_groups import resolve
 from packaging.requirements import Requirement
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "promises.md"
@@ -89,12 +95,13 @@ def installed_pythons() -> list[str]:
 
 
 def lower_bounds() -> list[str]:
-    """Constraints for pip: of each requirement the oldest version that pyproject.toml allows."""
-    requirements = [Requirement(text) for text in requires("mcl-triton") or []]
+    """Constraints for pip: the oldest version of each requirement that pyproject.toml allows."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    requirements = [*project["project"]["dependencies"], *resolve(project["dependency-groups"], "dev", "docs")]
     return sorted(
         {
             f"{requirement.name}=={bound.version}"
-            for requirement in requirements
+            for requirement in map(Requirement, requirements)
             for bound in requirement.specifier
             if bound.operator == ">="
         }
@@ -110,7 +117,8 @@ def environment(name: str, python: str, constraints: list[str]) -> Path:
     file.write_text("\n".join(constraints))
     tools = ("pytest", "pytest-randomly", "pytest-xdist", "hypothesis", "sybil", "markdown-it-py", "pre-commit")
     pip = (place / "bin" / "python", "-m", "pip", "install", "--quiet", "--upgrade", "--constraint", file)
-    subprocess.run([*pip, "--editable", ".[bench]", *tools], check=True, cwd=ROOT)
+    subprocess.run([place / "bin" / "python", "-m", "pip", "install", "--quiet", "--upgrade", "pip>=25.1"], check=True)
+    subprocess.run([*pip, "--editable", ".", "--group", "bench", *tools], check=True, cwd=ROOT)
     return place / "bin" / "python"
 
 

