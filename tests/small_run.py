@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.utils.data import Dataset
 from reference.model.network import MCNetwork
 from reference.training.build import build_network
 from reference.training.settings import Settings
+from reference.training.trainer import Run
 
 CLASSES = [f"bird {number}" for number in range(10)]
 IMAGE_SHAPE = (3, 24, 32)
@@ -65,6 +67,11 @@ def small_data() -> tuple[Patterns, Patterns]:
 def small_network(settings: Settings = SETTINGS) -> MCNetwork:
     """The network of `small_data`."""
     return build_network(settings, len(CLASSES))
+
+
+def untrained_checkpoint(path: Path, settings: Settings = SETTINGS, classes: Sequence[str] = CLASSES) -> None:
+    """Write the checkpoint of a run of 40 images before its first step."""
+    Run(build_network(settings, len(classes)), settings, 40, classes).save(path)
 
 
 def write_images(folder: Path) -> Path:

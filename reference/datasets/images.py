@@ -50,6 +50,8 @@ def in_rgb(picture: Image.Image) -> Image.Image:
 
 def read_picture(path: Path) -> Image.Image:
     """An image file as `in_rgb` has it."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: give the files in it.")
     if not path.is_file():
         raise FileNotFoundError(f"there is no image {path}.")
     try:

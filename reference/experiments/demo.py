@@ -15,12 +15,12 @@ import torch
 
 from ..datasets.faces import NUM_PEOPLE, PHOTOS_PER_PERSON, split
 from ..figures.style import CROSS_ENTROPY, MC_LOSS
-from ..training.checkpoint import load_network
+from ..training.checkpoint import Row, load_network
 from ..training.environment import environment, usable_cores
 from ..training.logs import without_nan
+from ..training.run_folder import CHECKPOINT
 from ..training.settings import Settings, add_arguments, from_arguments
-from ..training.train import CHECKPOINT
-from ..training.trainer import DivergedError, Row
+from ..training.trainer import DivergedError
 from .parallel_runs import of_run, train_several
 from .statistics import mean_and_deviation
 
@@ -103,7 +103,7 @@ def train_all(settings: Settings, seeds: Sequence[int], folder: Path, processes:
         for seed in seeds
         for loss, weights in ((CROSS_ENTROPY, (0.0, 0.0)), (MC_LOSS, settings.weights))
     }
-    rows = train_several(jobs, processes)
+    rows = train_several(jobs, processes, resume=True)
     return {loss: {seed: rows[loss, seed] for seed in seeds} for loss in (CROSS_ENTROPY, MC_LOSS)}
 
 

@@ -17,10 +17,11 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from ..training.build import build_network, load_data
+from ..training.checkpoint import Row, load_same_run
 from ..training.distributed import choose_device
+from ..training.run_folder import CHECKPOINT
 from ..training.settings import Settings
-from ..training.train import CHECKPOINT, train
-from ..training.trainer import DivergedError, Row, load_state
+from ..training.trainer import DivergedError, train
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -68,7 +69,7 @@ def _finished(settings: Settings, folder: Path) -> list[Row] | None:
     if not path.exists():
         return None
     train_set, _ = load_data(settings)
-    rows: list[Row] = load_state(path, settings, len(train_set), train_set.classes)["rows"]
+    rows: list[Row] = load_same_run(path, settings, len(train_set), train_set.classes).rows
     return rows if len(rows) == settings.epochs else None
 
 

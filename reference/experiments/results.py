@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
+from ..training.checkpoint import Row
 from ..training.logs import without_nan
 from ..training.settings import Settings
-from ..training.trainer import Row
 from .plan import Plan, Variant
 
 _OF_RUN = ("weights", "channels_per_class", "drop", "seed")

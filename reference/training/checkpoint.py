@@ -1,52 +1,123 @@
-"""Checkpoints: a dictionary on disk that is always whole, and the network in it."""
+"""Checkpoints: what a run saves, checked when it is read, and the network in it."""
 
 from __future__ import annotations
 
-import os
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..model.network import MCNetwork
 from .build import build_network
-from .settings import Settings
+from .evaluate import MEASURES
+from .run_folder import write_whole
+from .settings import Settings, differences
+
+Row = dict[str, float]
+"""The measures after an epoch, by the names of the CSV file's columns.
+
+``seconds`` are those of the steps and of the evaluation, without waiting for training images.
+"""
+
+COLUMNS = ("epoch", "step", "train_loss", "train_accuracy", *(f"test_{name}" for name in MEASURES), "seconds")
+TOTALS = ("images", "loss", "correct", "seconds")
 
 
-def save(path: Path, state: dict[str, Any]) -> None:
-    """Write ``state`` so that at every moment, also in a power cut, ``path`` is the old file or the new one."""
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        with open(unfinished, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)  # there only where writing failed, as on a full disk
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run between two steps.
+
+    Attributes:
+        settings: of the run.
+        num_images: of the training set.
+        classes: their names.
+        step: steps done.
+        rows: one per finished epoch.
+        totals: sums over the images of the epoch that is running, by the names of ``TOTALS``; empty between epochs.
+        network, optimizer, scaler: their state_dict.
+    """
+
+    settings: Settings
+    num_images: int
+    classes: list[str]
+    step: int
+    rows: list[Row]
+    totals: Row
+    network: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        steps_per_epoch = _whole("num_images", self.num_images, 1) // self.settings.batch_size
+        _require(_is_list(self.classes, str) and self.classes, "classes must be a list of names")
+        _require(
+            _is_list(self.rows, dict) and all(tuple(row) == COLUMNS and _are_numbers(row) for row in self.rows),
+            f"rows must be a list of dictionaries of numbers, {', '.join(COLUMNS)}",
+        )
+        _require([row["epoch"] for row in self.rows] == list(range(1, len(self.rows) + 1)), "rows must count epochs")
+        epochs = len(self.rows), min(len(self.rows) + 1, self.settings.epochs)
+        _require(epochs[0] <= epochs[1], f"rows must be at most {self.settings.epochs}, one per epoch")
+        _whole("step", self.step, epochs[0] * steps_per_epoch, epochs[1] * steps_per_epoch)
+        _require(
+            isinstance(self.totals, dict) and tuple(self.totals) in ((), TOTALS) and _are_numbers(self.totals),
+            f"totals must be a dictionary of numbers, {', '.join(TOTALS)}",
+        )
+        for name in ("network", "optimizer", "scaler"):
+            _require(isinstance(getattr(self, name), dict), f"{name} must be a state_dict")
+        _require(
+            all(isinstance(value, Tensor) for value in self.network.values()), "network must be a state_dict of tensors"
+        )
 
 
-def load(path: Path) -> dict[str, Any]:
-    """Read what `save` wrote, tensors on the CPU; runs no code from the file."""
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint; at every moment ``path`` is the old file or the new one."""
+    state = {each.name: getattr(checkpoint, each.name) for each in fields(checkpoint)}
+    write_whole(path, lambda file: torch.save({**state, "settings": asdict(checkpoint.settings)}, file))
+
+
+def load(path: Path) -> Checkpoint:
+    """Read what `save` wrote, tensors on the CPU; runs no code from the file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no checkpoint, or one of another version.
+    """
     if not path.is_file():
         inside = " or ".join(str(file) for file in sorted(path.glob("*.pt")))
         raise FileNotFoundError(f"there is no checkpoint {path}" + (f", a folder; give {inside}." if inside else "."))
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # for a broken file PyTorch raises nearly every kind
         raise ValueError(f"{path} cannot be read as a checkpoint: it is broken or another kind of file.") from error
-    return state
-
-
-def settings_in(state: dict[str, Any], path: Path) -> Settings:
-    """The settings of the run that wrote a checkpoint; ValueError where this version has others."""
     try:
-        return Settings(**state["settings"])
-    except (KeyError, TypeError, ValueError) as error:
+        names = {each.name for each in fields(Checkpoint)}
+        _require(isinstance(state, dict) and state.keys() == names, f"it must have {', '.join(sorted(names))}")
+        _require(isinstance(state["settings"], dict), "settings must be a dictionary")
+        return Checkpoint(**{**state, "settings": Settings(**state["settings"])})
+    except (TypeError, ValueError) as error:
+        message = str(error).removesuffix(".")
+        raise ValueError(f"{path} must be a checkpoint of this version of reference train: {message}.") from error
+
+
+def load_same_run(path: Path, settings: Settings, num_images: int, classes: Sequence[str]) -> Checkpoint:
+    """A checkpoint of a run with these settings and training images; ValueError where it is of another run."""
+    checkpoint = load(path)
+    if changed := differences(checkpoint.settings, settings):
+        raise ValueError(f"{path} and this run must have the same settings; they differ: {', '.join(changed)}.")
+    was = checkpoint.num_images
+    changed = [] if was == num_images else [f"{was} to train on, now {num_images}"]
+    pairs = enumerate(zip_longest(checkpoint.classes, classes), start=1)
+    changed += [f"class {place} {was!r}, now {now!r}" for place, (was, now) in pairs if was != now]
+    if changed:
         raise ValueError(
-            f"{path} must be a checkpoint of reference train, with settings that this version has: {error}."
-        ) from error
+            f"{path} is of a run on other images, which had {changed[0]}. Resume a run with the images that it had, "
+            "wherever they are now."
+        )
+    return checkpoint
 
 
 def load_network(path: Path) -> tuple[MCNetwork, Settings, list[str]]:
@@ -54,10 +125,42 @@ def load_network(path: Path) -> tuple[MCNetwork, Settings, list[str]]:
 
     Needs neither the data nor pretrained weights.
     """
-    state = load(path)
-    if not isinstance(state, dict) or not {"settings", "classes", "network"} <= state.keys():
-        raise ValueError(f"{path} must be a checkpoint of reference train, with settings, classes and network.")
-    settings, classes = settings_in(state, path), state["classes"]
-    network = build_network(replace(settings, backbone_weights=""), len(classes))
-    network.load_state_dict(state["network"])
-    return network.eval(), settings, classes
+    checkpoint = load(path)
+    network = build_network(replace(checkpoint.settings, backbone_weights=""), len(checkpoint.classes))
+    restore(path, network=(network, checkpoint.network))
+    return network.eval(), checkpoint.settings, checkpoint.classes
+
+
+def restore(path: Path, **parts: tuple[Any, dict[str, Any]]) -> None:
+    """Load a state_dict into each object that belongs to it; ValueError where it does not fit.
+
+    Args:
+        path: of the checkpoint, for the message.
+        parts: by the name in the checkpoint, the object and its state_dict.
+    """
+    for name, (part, state) in parts.items():
+        try:
+            part.load_state_dict(state)
+        except Exception as error:  # for a wrong state_dict PyTorch raises nearly every kind
+            problem = " ".join(str(error).split())[:300] or type(error).__name__
+            raise ValueError(f"{path}: its {name} does not fit its settings and classes: {problem}") from error
+
+
+def _require(holds: object, expected: str) -> None:
+    if not holds:
+        raise ValueError(expected)
+
+
+def _whole(name: str, value: object, least: int, most: int | None = None) -> int:
+    upper = f" to {most}" if most is not None else ""
+    if type(value) is not int or value < least or (most is not None and value > most):
+        raise ValueError(f"{name} must be a whole number from {least}{upper}; got {value!r}")
+    return value
+
+
+def _is_list(value: object, kind: type) -> bool:
+    return isinstance(value, list) and all(isinstance(element, kind) for element in value)
+
+
+def _are_numbers(row: Row) -> bool:
+    return all(type(value) in (int, float) for value in row.values())

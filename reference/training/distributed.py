@@ -25,7 +25,7 @@ def choose_device(name: str) -> torch.device:
             device = torch.device(name)
         if device.index is None and device.type != "cpu":
             device = torch.device(device.type, int(os.environ.get("LOCAL_RANK", 0)))
-        torch.empty(0, device=device)
+        torch.empty(0, device=device).cpu()  # "meta" has no values
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # what PyTorch raises differs by device
         rank = os.environ.get("LOCAL_RANK")
         of_process = f", for process {rank} of those that torchrun started here" if rank is not None else ""

@@ -18,6 +18,9 @@ from .interrupt import ignore_interrupt
 
 MEASURES = ("accuracy", "cross_entropy", "discriminality", "diversity", "diversity_fraction", "overlap")
 
+NOT_SUCCESS = "Diversity and overlap do not measure success by themselves: a diverged network can have the best."
+"""A sentence to print beside these measures."""
+
 _COUNTED = (*MEASURES, "images_with_overlap")
 
 

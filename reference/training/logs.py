@@ -1,38 +1,47 @@
-"""What a run leaves to read: ``metrics.csv``, ``metrics.json`` and, where it is asked for, TensorBoard's events."""
+"""The files of a run for its readers: ``metrics.csv``, ``metrics.json`` and TensorBoard's events."""
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from . import distributed
+from .checkpoint import COLUMNS, Row
 from .environment import environment
-from .trainer import Row, Run
+from .run_folder import METRICS, write_whole
+
+if TYPE_CHECKING:
+    from .trainer import Run
 
 
 def without_nan(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row for JSON, which knows no NaN: the overlap of classes with one channel is None there."""
+    """A row for JSON, which has no NaN: the overlap of classes with one channel is None there."""
     return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
 
 
 def write_metrics(folder: Path, run: Run) -> None:
-    """``metrics.csv``, a row an epoch, and ``metrics.json``, the same with the settings and what it ran on."""
-    with open(folder / "metrics.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, run.rows[0])
-        writer.writeheader()
-        writer.writerows(run.rows)
+    """``metrics.csv``, a row per epoch, and ``metrics.json``, the same with the settings and the environment."""
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, COLUMNS)
+    writer.writeheader()
+    writer.writerows(run.rows)
     device = torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else str(run.device)
-    ran_on = {**environment(), "device": device, "processes": distributed.size()}
-    epochs = [without_nan(row) for row in run.rows]
-    content = {"settings": asdict(run.settings), "environment": ran_on, "epochs": epochs}
-    (folder / "metrics.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    content = {
+        "settings": asdict(run.settings),
+        "environment": {**environment(), "device": device, "processes": distributed.size()},
+        "epochs": [without_nan(row) for row in run.rows],
+    }
+    texts = {"metrics.csv": table.getvalue(), METRICS: json.dumps(content, indent=1, allow_nan=False) + "\n"}
+    for name, text in texts.items():
+        write_whole(folder / name, lambda file, text=text: file.write(text.encode()))
 
 
 def tensorboard(folder: Path) -> Callable[[Row], None]:

@@ -13,27 +13,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch.utils.data import Dataset
-from tqdm import tqdm
-
-from ..model.network import MCNetwork
 from . import checkpoint, distributed
 from .build import build_network, load_data
-from .interrupt import deferred_interrupt
-from .logs import tensorboard, write_metrics
+from .logs import tensorboard
 from .recipes import describe_recipes, load_recipe, recipe_option
+from .run_folder import BEST, CHECKPOINT
 from .settings import Settings, add_arguments, from_arguments
-from .trainer import DivergedError, Row, Run
-
-CHECKPOINT = "checkpoint.pt"
-BEST = "best.pt"
+from .trainer import DivergedError, train
 
 _ALSO_ON_RESUME = ("resume", "data", "device", "workers", "tensorboard")
 _NOT_GIVEN = object()
@@ -125,102 +114,7 @@ def _train(options: argparse.Namespace, folder: Path) -> None:
 
 def saved_settings(folder: Path) -> Settings:
     """The settings of the run in ``folder``."""
-    path = folder / CHECKPOINT
-    return checkpoint.settings_in(checkpoint.load(path), path)
-
-
-def train(
-    network: MCNetwork,
-    train_set: Dataset[Any],
-    test_set: Dataset[Any],
-    settings: Settings,
-    folder: Path,
-    *,
-    resume: bool = False,
-    workers: int = 0,
-    progress: bool = True,
-    on_epoch: Callable[[Row], None] | None = None,
-) -> list[Row]:
-    """Train a network, evaluating it after every epoch; seeds PyTorch's random numbers as it goes.
-
-    Where several processes train together, each calls this with the same arguments; the first one writes the files.
-
-    Args:
-        network: trained in place, on the device it is on.
-        train_set: yields (image, class index); its random transforms draw PyTorch's random numbers. The names of its
-            ``classes``, if it has them, go into the checkpoints.
-        test_set: likewise, without random transforms.
-        settings: of which all are used here but those that say what the data and the network are.
-        folder: gets ``checkpoint.pt``, ``metrics.csv`` and ``metrics.json``, brought up to date after every epoch, and
-            ``best.pt``, the checkpoint of the first epoch with the highest test accuracy.
-        resume: go on from the checkpoint in ``folder``, whose settings and training images must be the same.
-        workers: processes that read ahead; nothing depends on how many.
-        progress: show a bar.
-        on_epoch: called with each new row.
-
-    Returns:
-        One row an epoch, those before an interruption included.
-
-    Raises:
-        KeyboardInterrupt: after Ctrl-C, once the step is done and the checkpoint written.
-        DivergedError: the loss is infinite or no number; the last checkpoint is from before that.
-        ValueError: the batch size does not fit, or the run in ``folder`` has other settings or images.
-        FileNotFoundError: there is no run to resume.
-    """
-    num_images: int = len(train_set)  # type: ignore[arg-type]
-    classes = getattr(train_set, "classes", None) or list(map(str, range(network.groups.num_classes)))
-    run = Run(network, settings, num_images, classes)
-    path = folder / CHECKPOINT
-    is_first = distributed.rank() == 0
-    if resume:
-        run.load(path)
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
-        run.save(path)  # so that from the first step on there is something to resume
-    bar = tqdm(
-        total=settings.epochs * run.steps_per_epoch * settings.batch_size,
-        initial=run.step * settings.batch_size,
-        unit=" images",
-        disable=not (progress and is_first),
-    )
-    with bar, _threads(settings.threads), deferred_interrupt() as is_interrupted:
-        steps = run.steps(train_set, workers)
-        for epoch in range(len(run.rows), settings.epochs):
-            while run.step < (epoch + 1) * run.steps_per_epoch:
-                run.train_step(next(steps))
-                bar.update(settings.batch_size)
-                if distributed.any_process(is_interrupted()):
-                    run.save(path)
-                    _stop()
-            run.finish_epoch(test_set, workers)
-            if is_first:
-                write_metrics(folder, run)  # before the checkpoint: a run that ends here does it again
-            if run.is_best():
-                run.save(folder / BEST)
-            run.save(path)
-            bar.set_postfix_str(f"test accuracy {run.rows[-1]['test_accuracy']:.1%}")
-            if on_epoch is not None and is_first:
-                on_epoch(run.rows[-1])
-            if distributed.any_process(is_interrupted()):
-                _stop()
-    return run.rows
-
-
-def _stop() -> None:
-    """Raise KeyboardInterrupt once every process is here: torchrun ends the others when one ends."""
-    distributed.any_process(True)
-    raise KeyboardInterrupt
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    """Sums on the CPU depend on the number of threads in their last bits, so a run has its own."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return checkpoint.load(folder / CHECKPOINT).settings
 
 
 if __name__ == "__main__":

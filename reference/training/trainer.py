@@ -1,13 +1,21 @@
-"""A training run at some step: all that a checkpoint holds, and how it goes on by a step or an epoch."""
+"""The training loop: steps, evaluations, checkpoints.
+
+A run is a function of its settings: everything random in it follows from the seed and the step, see `batches`. So a
+run that was interrupted and resumed ends in the same weights, bit for bit on a CPU, as one that was not.
+
+Several processes divide each batch among them and mask the same channels; without batch norm they get the weights that
+one process gets, up to rounding. With it, on GPUs, statistics are those of all processes (SyncBatchNorm), but of one
+part at a time where ``accumulation`` divides the batch into parts; on CPUs they are those of each process's own images.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
-from itertools import islice, zip_longest
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 from torch.utils.data import Dataset
+from tqdm import tqdm
 
 from mcl_triton import sample_channel_mask
 
@@ -23,25 +32,111 @@ from ..model.base_networks import parameter_groups
 from ..model.network import MCNetwork
 from . import checkpoint, distributed
 from .batches import batches, derived_seed
+from .checkpoint import TOTALS, Checkpoint, Row
 from .evaluate import evaluate
-from .settings import Settings, differences
-
-Row = dict[str, float]
-"""What is known after an epoch, by the names of the CSV file's columns.
-
-``seconds`` are those of the steps and of the evaluation; waiting for training images is not among them.
-"""
+from .interrupt import deferred_interrupt
+from .logs import write_metrics
+from .run_folder import BEST, CHECKPOINT, locked
+from .settings import Settings
 
 Part = tuple[Tensor, Tensor]
 """Images and class indices (B,)."""
 
+_WORSE_THAN_GUESSING = 10
+"""Times ln C, the cross-entropy of guessing: a test cross-entropy above that is reported."""
+
 
 class DivergedError(ArithmeticError):
-    """The loss is infinite or no number, or so are all scaled gradients."""
+    """The loss is infinite or NaN, or so are all scaled gradients."""
+
+
+def train(
+    network: MCNetwork,
+    train_set: Dataset[Any],
+    test_set: Dataset[Any],
+    settings: Settings,
+    folder: Path,
+    *,
+    resume: bool = False,
+    workers: int = 0,
+    progress: bool = True,
+    on_epoch: Callable[[Row], None] | None = None,
+) -> list[Row]:
+    """Train a network, evaluating it after every epoch; seeds PyTorch's random numbers as it goes.
+
+    Where several processes train together, each calls this with the same arguments; the first one writes the files.
+
+    Args:
+        network: trained in place, on the device it is on.
+        train_set: yields (image, class index); its random transforms draw PyTorch's random numbers. The names of its
+            ``classes``, if it has them, go into the checkpoints.
+        test_set: likewise, without random transforms.
+        settings: of which all are used here but those that say what the data and the network are.
+        folder: gets ``checkpoint.pt``, ``metrics.csv`` and ``metrics.json``, brought up to date after every epoch, and
+            ``best.pt``, the checkpoint of the first epoch with the highest test accuracy.
+        resume: continue from the checkpoint in ``folder``, whose settings and training images must be the same.
+        workers: processes that read ahead; nothing depends on how many.
+        progress: show a bar.
+        on_epoch: called with each new row.
+
+    Returns:
+        One row per epoch, those before an interruption included.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C, once the step is done and the checkpoint written.
+        DivergedError: the loss is infinite or NaN; the last checkpoint is from before that.
+        ValueError: the batch size does not fit; the folder holds a run, or, to resume, one with other settings or
+            images; or another process trains there.
+        FileNotFoundError: there is no run to resume.
+        OSError: a file cannot be written.
+    """
+    num_images: int = len(train_set)  # type: ignore[arg-type]
+    classes = getattr(train_set, "classes", None) or list(map(str, range(network.groups.num_classes)))
+    run = Run(network, settings, num_images, classes)
+    writes = distributed.rank() == 0
+    if writes and not resume:
+        folder.mkdir(parents=True, exist_ok=True)
+    with (
+        locked(folder) if writes and folder.is_dir() else nullcontext(),
+        _threads(settings.threads),
+        deferred_interrupt() as is_interrupted,
+    ):
+        if resume:
+            run.load(folder / CHECKPOINT)
+        elif writes and (folder / CHECKPOINT).exists():
+            raise ValueError(f"{folder} holds a run: resume it by --resume {folder}, or choose another --folder.")
+        else:
+            run.save(folder / CHECKPOINT)  # so that from the first step on there is something to resume
+        with tqdm(
+            total=settings.epochs * run.steps_per_epoch * settings.batch_size,
+            initial=run.step * settings.batch_size,
+            unit=" images",
+            disable=not (progress and writes),
+        ) as bar:
+            steps = run.steps(train_set, workers)
+            for epoch in range(len(run.rows), settings.epochs):
+                while run.step < (epoch + 1) * run.steps_per_epoch:
+                    run.train_step(next(steps))
+                    bar.update(settings.batch_size)
+                    if distributed.any_process(is_interrupted()):
+                        run.save(folder / CHECKPOINT)
+                        _stop()
+                run.finish_epoch(test_set, workers)
+                if writes:
+                    write_metrics(folder, run)  # before the checkpoint: a run that ends here repeats the epoch
+                if run.is_best():
+                    run.save(folder / BEST)
+                run.save(folder / CHECKPOINT)
+                bar.set_postfix_str(f"test accuracy {run.rows[-1]['test_accuracy']:.1%}")
+                if on_epoch is not None and writes:
+                    on_epoch(run.rows[-1])
+                if distributed.any_process(is_interrupted()):
+                    _stop()
+    return run.rows
 
 
 class Run:
-    """The network, its optimiser and where they are; every process that trains has one.
+    """The network, its optimiser and the progress of both; every process that trains has one.
 
     Args:
         network: trained in place, on the device it is on.
@@ -63,7 +158,7 @@ class Run:
         if settings.batch_size % self.parts or settings.batch_size == self.parts:
             raise ValueError(
                 f"batch_size must be a multiple of {self.parts}, which is the {distributed.size()} processes times "
-                f"accumulation, {settings.accumulation}, and leave at least 2 images a part, for batch norm; got "
+                f"accumulation, {settings.accumulation}, and leave at least 2 images per part, for batch norm; got "
                 f"{settings.batch_size}."
             )
         self.network = network
@@ -79,7 +174,7 @@ class Run:
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.mixed_precision == "fp16")
         self.step = 0
-        self.rows: list[Row] = []  # one a finished epoch
+        self.rows: list[Row] = []  # one per finished epoch
         self.totals: Row = {}  # sums over the images of the epoch that is running
 
     def steps(self, train_set: Dataset[Any], workers: int = 0) -> Iterator[list[Part]]:
@@ -99,15 +194,20 @@ class Run:
             yield batch
 
     def train_step(self, batch: list[Part]) -> None:
-        """One step of the optimiser; DivergedError, and no step, where the loss is no finite number."""
+        """One step of the optimiser; DivergedError, and no step, where the loss is not finite."""
         started = time.perf_counter()
         self.network.train()
+        # The same mask for all parts of the batch, in every process.
         torch.manual_seed(derived_seed(self.settings.seed, "step", self.step))
         mask = draw_mask(self.network, self.device)
-        self._set_learning_rates()
+        factor = learning_rate_factor(self.settings, self.step / self.steps_per_epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+        # Forward and backward, part by part.
         self.optimizer.zero_grad()
         measured = [self._add_gradients(part, mask, number) for number, part in enumerate(batch)]
-        of_parts = [each.tolist() for each in measured]  # only now, as reading a number waits for the device
+        # The means over the batch; only now, as reading a number waits for the device.
+        of_parts = [each.tolist() for each in measured]
         sizes = [len(targets) for _, targets in batch]
         images, loss, correct = distributed.total(
             [
@@ -117,19 +217,22 @@ class Run:
             ]
         )
         self._require_finite("training loss", loss / images)
+        # The update.
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step += 1
-        self._add(images=images, loss=loss, correct=correct, seconds=time.perf_counter() - started)
+        values = (images, loss, correct, time.perf_counter() - started)
+        self.totals = {name: self.totals.get(name, 0.0) + value for name, value in zip(TOTALS, values, strict=True)}
 
     def _add_gradients(self, part: Part, mask: Tensor | None, number: int) -> Tensor:
         """Backward for one part of the batch; returns its mean loss and how many answers are right, (2,)."""
         parts = self.settings.accumulation
         images, targets = (tensor.to(self.device, non_blocking=True) for tensor in part)
-        # What else draws random numbers, such as dropout, draws others for each part.
+        # Dropout and the like draw other numbers for each part.
         torch.manual_seed(derived_seed(self.settings.seed, "step", self.step, distributed.rank() * parts + number))
-        with self._gradients_shared(number == parts - 1):
-            with self.autocast():
+        is_last = number == parts - 1  # only then the processes share their gradients
+        with nullcontext() if is_last or self.parallel is None else self.parallel.no_sync():
+            with autocast(self.settings, self.device):
                 logits, loss, mc = self.wrapped(images, targets, mask)
                 if mc is not None:
                     loss = loss + mc.loss
@@ -142,11 +245,11 @@ class Run:
         started = time.perf_counter()
         if (scale := self.scaler.get_scale()) < 1:  # it is 1 where nothing is scaled
             raise DivergedError(
-                f"the gradients are no finite numbers in float16 at step {self.step}, epoch {len(self.rows) + 1}: the "
-                f"loss was scaled down to {scale:g} and steps were left out. Set mixed_precision to bf16 or off."
+                f"the gradients are not finite in float16 at step {self.step}, epoch {len(self.rows) + 1}: the loss "
+                f"was scaled down to {scale:g} and steps were left out. Set mixed_precision to bf16 or off."
             )
         distributed.share_buffers(self.network)
-        with self.autocast():
+        with autocast(self.settings, self.device):
             test = evaluate(self.network, test_set, self.settings.batch_size, workers=workers)
         self._require_finite("test cross-entropy", test["cross_entropy"])
         images = self.totals["images"]
@@ -161,36 +264,41 @@ class Run:
             }
         )
         self.totals = {}
+        self._warn_if_diverging()
 
     def is_best(self) -> bool:
         """Whether the last epoch has a higher test accuracy than every one before."""
         *before, last = (row["test_accuracy"] for row in self.rows)
         return all(last > accuracy for accuracy in before)
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Mixed precision, where the settings ask for it."""
-        return autocast(self.settings, self.device)
-
     def save(self, path: Path) -> None:
         """Write the checkpoint; only the first process does."""
         if distributed.rank() == 0:
-            parts = {name: part.state_dict() for name, part in self._state().items()}
-            position = {"step": self.step, "rows": self.rows, "totals": self.totals}
-            data = {"num_images": self.num_images, "classes": self.classes}
-            checkpoint.save(path, {"settings": asdict(self.settings), **data, **position, **parts})
+            state = {name: part.state_dict() for name, part in self._stateful().items()}
+            data = (self.settings, self.num_images, self.classes, self.step, self.rows, self.totals)
+            checkpoint.save(path, Checkpoint(*data, **state))
 
     def load(self, path: Path) -> None:
-        """Go back to a checkpoint of a run with the same settings and training images."""
-        state = load_state(path, self.settings, self.num_images, self.classes)
-        for name, part in self._state().items():
-            part.load_state_dict(state[name])
-        self.step, self.rows, self.totals = state["step"], state["rows"], state["totals"]
+        """Return to a checkpoint of a run with the same settings and training images."""
+        state = checkpoint.load_same_run(path, self.settings, self.num_images, self.classes)
+        expected = [_hyperparameters(group) for group in self.optimizer.param_groups]
+        checkpoint.restore(path, **{name: (part, getattr(state, name)) for name, part in self._stateful().items()})
+        moved = [entry.get("momentum_buffer") for entry in self.optimizer.state.values()]
+        # Before the first step, and as long as float16 overflows, no parameter has a momentum.
+        none_yet = not moved and (state.step == 0 or self.settings.momentum == 0 or self.scaler.is_enabled())
+        whole = len(moved) == len(list(self.network.parameters())) and all(
+            isinstance(buffer, Tensor) and buffer.shape == parameter.shape
+            for parameter, buffer in zip(self.optimizer.state, moved, strict=True)
+        )
+        if [_hyperparameters(group) for group in self.optimizer.param_groups] != expected or not (none_yet or whole):
+            raise ValueError(f"{path}: its optimizer does not fit its settings and its step, {state.step}.")
+        self.step, self.rows, self.totals = state.step, state.rows, state.totals
 
-    def _state(self) -> dict[str, Any]:
+    def _stateful(self) -> dict[str, Any]:
         return {"network": self.network, "optimizer": self.optimizer, "scaler": self.scaler}
 
     def _wrapped(self) -> tuple[nn.Module, DistributedDataParallel | None]:
-        """What a step calls, and the part of it that shares gradients among processes, if there are several."""
+        """The module that a step calls, and the part of it that shares gradients among processes, if any."""
         if self.settings.channels_last:
             self.network.to(memory_format=torch.channels_last)
         wrapped: nn.Module = self.network
@@ -202,48 +310,30 @@ class Run:
             wrapped = parallel = DistributedDataParallel(wrapped, device_ids=[self.device] if on_gpu else None)
         return torch.compile(wrapped) if self.settings.compile else wrapped, parallel
 
-    def _gradients_shared(self, shared: bool) -> AbstractContextManager[None]:
-        """Let the processes share their gradients only once a step."""
-        return nullcontext() if shared or self.parallel is None else self.parallel.no_sync()
-
-    def _set_learning_rates(self) -> None:
-        factor = learning_rate_factor(self.settings, self.step / self.steps_per_epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * factor
-
-    def _add(self, **values: float) -> None:
-        for name, value in values.items():
-            self.totals[name] = self.totals.get(name, 0.0) + value
-
     def _require_finite(self, name: str, value: float) -> None:
         if not math.isfinite(value):
             raise DivergedError(
                 f"the {name} is {value} at step {self.step}, epoch {len(self.rows) + 1}, with learning rate "
                 f"{self.optimizer.param_groups[-1]['lr']:.3g}. Lower learning_rate or the weights of the MC-Loss, and "
-                "look for images that are no numbers."
+                "check the images for values that are not finite."
+            )
+
+    def _warn_if_diverging(self) -> None:
+        """Warn at the first of successive epochs whose cross-entropy is far above that of guessing."""
+        guessing = math.log(self.network.groups.num_classes)
+        is_far_above = [row["test_cross_entropy"] > _WORSE_THAN_GUESSING * guessing for row in self.rows[-2:]]
+        if distributed.rank() == 0 and is_far_above[-1] and not all(is_far_above[:-1] or [False]):
+            warnings.warn(
+                f"the test cross-entropy is {self.rows[-1]['test_cross_entropy']:.3g} after epoch {len(self.rows)}; "
+                f"guessing gives ln {self.network.groups.num_classes} = {guessing:.3g}. The network may diverge, "
+                "whatever its diversity and overlap, which do not measure success by themselves. Lower learning_rate.",
+                RuntimeWarning,
+                stacklevel=2,
             )
 
 
-def load_state(path: Path, settings: Settings, num_images: int, classes: Sequence[str]) -> dict[str, Any]:
-    """A checkpoint of a run; ValueError where that had other settings, or other images by their number or classes."""
-    state = checkpoint.load(path)
-    if changed := differences(checkpoint.settings_in(state, path), settings):
-        raise ValueError(f"{path} and this run must have the same settings; they differ: {', '.join(changed)}.")
-    if "num_images" not in state:
-        raise ValueError(f"{path} must be a checkpoint of this version of reference train, which keeps num_images.")
-    changed = [] if state["num_images"] == num_images else [f"{state['num_images']} to train on, now {num_images}"]
-    pairs = zip_longest(state["classes"], classes)
-    changed += [f"class {place} {was!r}, now {now!r}" for place, (was, now) in enumerate(pairs, start=1) if was != now]
-    if changed:
-        raise ValueError(
-            f"{path} is of a run on other images, which had {changed[0]}. A run goes on with the images that it had, "
-            "wherever they lie now."
-        )
-    return state
-
-
 def draw_mask(network: MCNetwork, device: torch.device) -> Tensor | None:
-    """The mask for all parts of a batch, in whichever process, (N,); None where the MC-Loss masks nothing."""
+    """The mask of a step, (N,); None where the MC-Loss masks nothing."""
     loss = network.loss
     if loss is None or loss.drop == 0:
         return None
@@ -257,7 +347,28 @@ def autocast(settings: Settings, device: torch.device) -> AbstractContextManager
 
 
 def learning_rate_factor(settings: Settings, epoch: float) -> float:
-    """What the learning rate is multiplied by after ``epoch`` epochs, which may be in the middle of one."""
+    """The factor of the learning rate after ``epoch`` epochs, not necessarily a whole number."""
     if settings.milestones:
         return float(0.1 ** sum(milestone <= epoch for milestone in settings.milestones))
     return 0.5 * (1 + math.cos(math.pi * epoch / settings.epochs))
+
+
+def _hyperparameters(group: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in group.items() if name not in ("params", "lr")}
+
+
+def _stop() -> None:
+    """Raise KeyboardInterrupt once every process is here: torchrun ends the others when one ends."""
+    distributed.any_process(True)
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """Set PyTorch's threads for a run: sums on the CPU depend on their number in the last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -11,7 +11,7 @@ from pathlib import Path
 from .build import load_test_data
 from .checkpoint import load_network
 from .distributed import choose_device
-from .evaluate import evaluate
+from .evaluate import NOT_SUCCESS, evaluate
 from .trainer import autocast
 
 
@@ -34,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     for name, value in measures.items():
         print(f"{name:20} {value:.4f}")
+    print(f"\n{NOT_SUCCESS}")
     return 0
 
 

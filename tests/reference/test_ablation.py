@@ -337,7 +337,6 @@ def test_a_run_that_was_stopped_goes_on_and_one_that_is_finished_stays(messages,
     messages.clear()
     assert parallel_runs._train_one(settings, tmp_path / "b", True, "cpu", 0) == whole
     assert messages == [2]
-    assert parallel_runs._train_one(settings, tmp_path / "b", False, "cpu", 0) != whole  # in other seconds, at least
 
 
 def test_a_run_that_diverges_is_named(messages, tmp_path):
@@ -368,8 +367,8 @@ def test_results_are_those_of_the_runs(finished, capsys):
     assert len(results.rows) == len(runs_in(finished)) == 2 * 6
     for settings, row in results.rows.items():
         state = load(finished / run_name(settings) / "checkpoint.pt")
-        assert Settings(**state["settings"]) == settings
-        (epoch,) = state["rows"]
+        assert state.settings == settings
+        (epoch,) = state.rows
         assert epoch == row
     assert ablation.main(["--redraw", str(finished / "results.json"), "--figures", str(finished / "drawn")]) == 0
     assert table(results) in capsys.readouterr().out

@@ -1,14 +1,13 @@
 """What is drawn and said of where channels look, for networks whose channels are known."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from math import exp
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_run import CLASSES as CLASSES_OF_RUN
-from small_run import SETTINGS, small_network
+from small_run import SETTINGS, untrained_checkpoint
 from torch import nn
 from torch.nn.functional import avg_pool2d
 from torchvision.transforms import v2
@@ -19,7 +18,6 @@ from reference.datasets.transforms import from_scratch
 from reference.figures import class_views_figure, explain
 from reference.figures.explain import Viewer
 from reference.model.network import MCNetwork, global_max_pooling
-from reference.training import checkpoint
 
 CLASSES = ["001.Red_Kite", "002.Green_Finch"]
 
@@ -244,13 +242,9 @@ def checkpoints(tmp_path):
     """Of networks with and without MC-Loss."""
     paths = []
     for name, weights in (("with", (0.5, 3.0)), ("without", (0.0, 0.0))):
-        settings = replace(SETTINGS, weights=weights)
-        network = small_network(settings)
         paths.append(tmp_path / name / "checkpoint.pt")
         paths[-1].parent.mkdir()
-        checkpoint.save(
-            paths[-1], {"settings": asdict(settings), "classes": CLASSES_OF_RUN, "network": network.state_dict()}
-        )
+        untrained_checkpoint(paths[-1], replace(SETTINGS, weights=weights))
     return paths
 
 

@@ -21,10 +21,12 @@ from torch.utils.data import Dataset
 from reference.formulas import paper as oracle
 from reference.training import checkpoint, train
 from reference.training.batches import batches
+from reference.training.distributed import choose_device
 from reference.training.evaluate import evaluate
 from reference.training.logs import tensorboard
 from reference.training.settings import Settings, drop_from_text
-from reference.training.trainer import Run, learning_rate_factor
+from reference.training.trainer import DivergedError, Run, learning_rate_factor
+from reference.training.trainer import train as train_network
 
 COLUMNS = [
     *("epoch", "step", "train_loss", "train_accuracy", "test_accuracy", "test_cross_entropy"),
@@ -74,7 +76,7 @@ def whole_run(tmp_path_factory):
     """A run that nothing interrupts: its folder, its network and its rows."""
     folder = tmp_path_factory.mktemp("whole")
     network = small_network()
-    rows = train.train(network, *small_data(), SETTINGS, folder, progress=False)
+    rows = train_network(network, *small_data(), SETTINGS, folder, progress=False)
     return folder, network, rows
 
 
@@ -136,14 +138,16 @@ def test_an_interrupted_run_ends_in_the_same_weights(whole_run, tmp_path, interr
     train_set, test_set = small_data()
     interrupted = small_network()
     with pytest.raises((KeyboardInterrupt, OSError)):
-        train.train(interrupted, Interrupted(train_set, read, interrupt), test_set, SETTINGS, tmp_path, progress=False)
+        train_network(
+            interrupted, Interrupted(train_set, read, interrupt), test_set, SETTINGS, tmp_path, progress=False
+        )
     saved = checkpoint.load(tmp_path / "checkpoint.pt")
     # Ctrl-C lets the step finish; anything else goes back to the start of the epoch.
-    assert saved["step"] == (read // 10 + 1 if interrupt is press_ctrl_c else read // 40 * 4)
+    assert saved.step == (read // 10 + 1 if interrupt is press_ctrl_c else read // 40 * 4)
 
     torch.manual_seed(1234)  # a new process knows nothing of the old one's random numbers
     network = small_network(replace(SETTINGS, seed=99))
-    rows = train.train(network, train_set, test_set, SETTINGS, tmp_path, resume=True, progress=False)
+    rows = train_network(network, train_set, test_set, SETTINGS, tmp_path, resume=True, progress=False)
     resumed, whole = network.state_dict(), expected.state_dict()
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
     assert without_seconds(rows) == without_seconds(expected_rows)
@@ -161,11 +165,11 @@ def test_a_run_interrupted_and_resumed_with_workers(whole_run, tmp_path):
 
     interrupted.features.register_forward_hook(interrupt_in_the_sixth_step)
     with pytest.raises(KeyboardInterrupt):
-        train.train(interrupted, *small_data(), SETTINGS, tmp_path, workers=2, progress=False)
-    assert checkpoint.load(tmp_path / "checkpoint.pt")["step"] == 6
+        train_network(interrupted, *small_data(), SETTINGS, tmp_path, workers=2, progress=False)
+    assert checkpoint.load(tmp_path / "checkpoint.pt").step == 6
 
     network = small_network(replace(SETTINGS, seed=99))
-    rows = train.train(network, *small_data(), SETTINGS, tmp_path, resume=True, workers=1, progress=False)
+    rows = train_network(network, *small_data(), SETTINGS, tmp_path, resume=True, workers=1, progress=False)
     resumed, whole = network.state_dict(), expected.state_dict()
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
     assert without_seconds(rows) == without_seconds(expected_rows)
@@ -187,7 +191,7 @@ def test_resuming_with_other_settings_is_an_error(whole_run):
     folder, _, _ = whole_run
     settings = replace(SETTINGS, weight_decay=0.25)
     with pytest.raises(ValueError, match=r"same settings; they differ: weight_decay 0\.0005 and 0\.25"):
-        train.train(small_network(settings), *small_data(), settings, folder, resume=True, progress=False)
+        train_network(small_network(settings), *small_data(), settings, folder, resume=True, progress=False)
 
 
 @pytest.mark.parametrize(
@@ -204,31 +208,7 @@ def test_resuming_with_other_images_is_an_error(whole_run, change, message):
     train_set, test_set = small_data()
     change(train_set)
     with pytest.raises(ValueError, match=message):
-        train.train(small_network(), train_set, test_set, SETTINGS, folder, resume=True, progress=False)
-
-
-def test_resuming_a_checkpoint_of_another_version_is_an_error(whole_run, tmp_path):
-    folder, _, _ = whole_run
-    state = checkpoint.load(folder / "checkpoint.pt")
-    del state["num_images"]
-    checkpoint.save(tmp_path / "checkpoint.pt", state)
-    with pytest.raises(ValueError, match="must be a checkpoint of this version"):
-        train.train(small_network(), *small_data(), SETTINGS, tmp_path, resume=True, progress=False)
-
-
-def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
-    path = tmp_path / "checkpoint.pt"
-    checkpoint.save(path, {"step": 1})
-
-    def write_half(state, file):
-        file.write(b"half")
-        raise OSError("disk full")
-
-    monkeypatch.setattr(torch, "save", write_half)
-    with pytest.raises(OSError, match="disk full"):
-        checkpoint.save(path, {"step": 2})
-    assert checkpoint.load(path) == {"step": 1}
-    assert list(tmp_path.iterdir()) == [path]
+        train_network(small_network(), train_set, test_set, SETTINGS, folder, resume=True, progress=False)
 
 
 # Training itself
@@ -249,7 +229,7 @@ def test_metrics_are_written_as_csv_and_json(whole_run):
 
 def test_channels_without_a_partner_have_no_overlap_and_json_can_be_read_all_the_same(tmp_path):
     settings = replace(SETTINGS, channels_per_class=1, epochs=1)
-    (row,) = train.train(small_network(settings), *small_data(), settings, tmp_path, progress=False)
+    (row,) = train_network(small_network(settings), *small_data(), settings, tmp_path, progress=False)
     assert math.isnan(row["test_overlap"])
     content = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=pytest.fail)
     assert content["epochs"] == [{**row, "test_overlap": None}]
@@ -284,7 +264,7 @@ def test_evaluation_agrees_with_the_oracle(whole_run):
 @pytest.mark.parametrize("weights", [(0, 0), (0.5, 3)])
 def test_training_learns(tmp_path, weights):
     settings = replace(SETTINGS, epochs=6, weights=weights)
-    rows = train.train(small_network(settings), *small_data(), settings, tmp_path, progress=False)
+    rows = train_network(small_network(settings), *small_data(), settings, tmp_path, progress=False)
     assert rows[-1]["train_loss"] < 0.7 * rows[0]["train_loss"]
     assert rows[-1]["train_accuracy"] > 0.5
 
@@ -294,7 +274,7 @@ def test_mc_loss_makes_channels_more_diverse(tmp_path):
     diversity = {}
     for weights in ((0, 0), (0, 10)):
         one = replace(settings, weights=weights)
-        rows = train.train(small_network(one), *small_data(), one, tmp_path, progress=False)
+        rows = train_network(small_network(one), *small_data(), one, tmp_path / str(weights), progress=False)
         diversity[weights] = rows[-1]["test_diversity"]
     assert 1 <= diversity[0, 0] + 0.1 < diversity[0, 10] <= 2
 
@@ -331,16 +311,16 @@ def test_the_learning_rate_falls_with_every_step():
 
 def test_the_best_checkpoint_is_of_the_first_epoch_with_the_highest_accuracy(tmp_path, monkeypatch):
     accuracies = iter([0.2, 0.5, 0.5, 0.4])
-    others = {"cross_entropy": 1.0, "discriminality": 1.0, "diversity": 1.0, "diversity_fraction": 0.5}
+    others = {"cross_entropy": 1.0, "discriminality": 1.0, "diversity": 1.0, "diversity_fraction": 0.5, "overlap": 0.5}
     monkeypatch.setattr(
         "reference.training.trainer.evaluate", lambda *_, **__: {"accuracy": next(accuracies), **others}
     )
     settings = replace(SETTINGS, epochs=4)
-    train.train(small_network(settings), *small_data(), settings, tmp_path, progress=False)
+    train_network(small_network(settings), *small_data(), settings, tmp_path, progress=False)
     best, last = checkpoint.load(tmp_path / "best.pt"), checkpoint.load(tmp_path / "checkpoint.pt")
-    assert [row["test_accuracy"] for row in best["rows"]] == [0.2, 0.5]
-    assert (best["step"], last["step"]) == (8, 16)
-    assert not torch.equal(best["network"]["head.1.weight"], last["network"]["head.1.weight"])
+    assert [row["test_accuracy"] for row in best.rows] == [0.2, 0.5]
+    assert (best.step, last.step) == (8, 16)
+    assert not torch.equal(best.network["head.1.weight"], last.network["head.1.weight"])
 
 
 @pytest.mark.parametrize("weights", [(0, 0), (0.5, 3)])
@@ -349,11 +329,26 @@ def test_a_loss_that_is_no_number_stops_at_once(tmp_path, weights):
     train_set, test_set = small_data()
     train_set.images[17] = torch.nan
     network = small_network(settings)
-    with pytest.raises(train.DivergedError, match=r"training loss is nan at step [0-3], epoch 1.*Lower learning_rate"):
-        train.train(network, train_set, test_set, settings, tmp_path, progress=False)
+    with pytest.raises(DivergedError, match=r"training loss is nan at step [0-3], epoch 1.*Lower learning_rate"):
+        train_network(network, train_set, test_set, settings, tmp_path, progress=False)
     assert all(parameter.isfinite().all() for parameter in network.parameters())
     saved = checkpoint.load(tmp_path / "checkpoint.pt")
-    assert all(value.isfinite().all() for value in saved["network"].values())
+    assert all(value.isfinite().all() for value in saved.network.values())
+
+
+def test_a_network_far_worse_than_guessing_is_reported_once(tmp_path, monkeypatch):
+    """Its channels may look excellent: full diversity, no overlap."""
+    found = {"accuracy": 0.1, "discriminality": 1.0, "diversity": 2.0, "diversity_fraction": 1.0, "overlap": 0.0}
+    losses = iter([2.0, 23.0, 24.0, 3e6, 1.0, 9e6])  # guessing among 10 classes gives 2.3026
+    monkeypatch.setattr(
+        "reference.training.trainer.evaluate",
+        lambda *_, **__: {"accuracy": 0.1, "cross_entropy": next(losses)} | found,
+    )
+    with pytest.warns(RuntimeWarning, match="the test cross-entropy is") as caught:
+        train_network(small_network(), *small_data(), replace(SETTINGS, epochs=6), tmp_path, progress=False)
+    first, second = (str(warning.message) for warning in caught)
+    assert first.startswith("the test cross-entropy is 24 after epoch 3; guessing gives ln 10 = 2.3.")
+    assert second.startswith("the test cross-entropy is 9e+06 after epoch 6;")
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -363,13 +358,13 @@ def test_mixed_precision(precision, whole_run, tmp_path, monkeypatch):
     settings = replace(SETTINGS, mixed_precision=precision)
     network, dtypes = small_network(settings), set()
     network.features.register_forward_hook(lambda _, inputs, output: dtypes.add(output.dtype))
-    rows = train.train(network, *small_data(), settings, tmp_path, progress=False)
+    rows = train_network(network, *small_data(), settings, tmp_path, progress=False)
     assert dtypes == {{"bf16": torch.bfloat16, "fp16": torch.float16}[precision]}
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
     _, _, expected = whole_run
     assert rows[-1]["train_loss"] != expected[-1]["train_loss"]
     assert rows[-1]["train_loss"] == pytest.approx(expected[-1]["train_loss"], rel=0.02)
-    scaler = checkpoint.load(tmp_path / "checkpoint.pt")["scaler"]
+    scaler = checkpoint.load(tmp_path / "checkpoint.pt").scaler
     assert bool(scaler) == (precision == "fp16")  # only float16 needs one
 
 
@@ -393,7 +388,7 @@ def test_gradients_that_are_never_finite_end_the_epoch():
     steps = run.steps(train_set)
     for _ in range(4):
         run.train_step(next(steps))
-    with pytest.raises(train.DivergedError, match=r"no finite numbers in float16 at step 4, epoch 1: .* to 0\.5 and"):
+    with pytest.raises(DivergedError, match=r"not finite in float16 at step 4, epoch 1: .* to 0\.5 and"):
         run.finish_epoch(test_set)
 
 
@@ -406,7 +401,7 @@ def test_channels_last(tmp_path):
         layouts.add(output.is_contiguous(memory_format=torch.channels_last))
 
     network.features.register_forward_hook(note)
-    train.train(network, *small_data(), settings, tmp_path, progress=False)
+    train_network(network, *small_data(), settings, tmp_path, progress=False)
     assert layouts == {True}
 
 
@@ -421,7 +416,7 @@ def test_a_compiled_step_is_the_same_step(whole_run, tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda module: original(module, backend=as_it_is))
     settings = replace(SETTINGS, compile=True)
     network = small_network(settings)
-    train.train(network, *small_data(), settings, tmp_path, progress=False)
+    train_network(network, *small_data(), settings, tmp_path, progress=False)
     assert len(graphs) == 1  # forward and loss in one graph, compiled once for all steps
     _, expected, _ = whole_run
     assert all(torch.equal(value, expected.state_dict()[name]) for name, value in network.state_dict().items())
@@ -430,7 +425,7 @@ def test_a_compiled_step_is_the_same_step(whole_run, tmp_path, monkeypatch):
 def test_threads_are_set_for_the_run_alone(tmp_path):
     before, during = torch.get_num_threads(), []
     settings = replace(SETTINGS, threads=before + 1, epochs=1)
-    train.train(
+    train_network(
         small_network(settings),
         *small_data(),
         settings,
@@ -445,7 +440,7 @@ def test_threads_are_set_for_the_run_alone(tmp_path):
 def test_a_batch_larger_than_the_data(tmp_path):
     settings = replace(SETTINGS, batch_size=41)
     with pytest.raises(ValueError, match="at most the number of training images, 40; got 41"):
-        train.train(small_network(settings), *small_data(), settings, tmp_path, progress=False)
+        train_network(small_network(settings), *small_data(), settings, tmp_path, progress=False)
 
 
 @pytest.mark.parametrize(
@@ -552,6 +547,8 @@ def test_tensorboard_that_is_not_installed(monkeypatch, tmp_path, capsys):
 def test_no_such_device(tmp_path, capsys):
     assert train.main(["--device", "gpu", "--folder", str(tmp_path)]) == 1
     assert "device must be auto or one of this machine, such as cpu or cuda:0; got 'gpu'" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"device must be auto or one of this machine, .*; got 'meta'"):
+        choose_device("meta")  # it computes nothing
 
 
 def test_fewer_devices_than_processes(tmp_path, capsys, monkeypatch):

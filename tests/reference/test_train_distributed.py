@@ -18,10 +18,9 @@ from torch import distributed, nn
 from mcl_triton import ChannelGroups, MCLoss
 from reference.formulas import paper as oracle
 from reference.model.network import MCNetwork, global_max_pooling
-from reference.training import train
 from reference.training.evaluate import evaluate
 from reference.training.settings import Settings
-from reference.training.trainer import Run
+from reference.training.trainer import Run, train
 
 GROUPS = ChannelGroups([3, 2, 2])
 CASES = {"whole": 1, "in parts": 3}  # accumulation
@@ -68,7 +67,7 @@ def settings(accumulation=1, **others):
 
 def train_in(folder, accumulation=1, **others):
     network = make_network()
-    rows = train.train(network, TRAIN_SET, TEST_SET, settings(accumulation, **others), folder, progress=False)
+    rows = train(network, TRAIN_SET, TEST_SET, settings(accumulation, **others), folder, progress=False)
     return network.state_dict(), rows
 
 
@@ -82,7 +81,7 @@ def work(rank, folder):
     few = torch.utils.data.Subset(TEST_SET, range(1))
     found["evaluated"] = evaluate(make_network(), TEST_SET, 3), evaluate(make_network(), few, 3)
     normed = make_network(batch_norm=True)
-    train.train(normed, TRAIN_SET, TEST_SET, settings(), folder / "normed", progress=False)
+    train(normed, TRAIN_SET, TEST_SET, settings(), folder / "normed", progress=False)
     found["normed"] = normed.state_dict()
     found["interrupted after"] = interrupt_the_second(rank, folder / "interrupted")
     torch.save(found, folder / f"{rank}.pt")
@@ -101,7 +100,7 @@ def interrupt_the_second(rank, folder):
 
     network.features.register_forward_hook(press)
     with pytest.raises(KeyboardInterrupt):
-        train.train(network, TRAIN_SET, TEST_SET, settings(), folder, progress=False)
+        train(network, TRAIN_SET, TEST_SET, settings(), folder, progress=False)
     return steps.count(True)
 
 
@@ -189,7 +188,7 @@ def test_only_the_first_process_writes(folder):
     with open(folder / "whole" / "metrics.csv", newline="") as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["2", "4"]
     assert {path.name for path in (folder / "whole").iterdir()} == {
-        *("checkpoint.pt", "best.pt", "metrics.csv", "metrics.json")
+        *(".lock", "checkpoint.pt", "best.pt", "metrics.csv", "metrics.json")
     }
 
 
@@ -215,7 +214,7 @@ def test_other_random_layers_draw_other_numbers_for_each_part(tmp_path):
     network.features.append(Noisy())
     masks = []
     network.loss.register_forward_pre_hook(lambda _, arguments: masks.append(arguments[2]))
-    train.train(network, TRAIN_SET, TEST_SET, settings(3), tmp_path, progress=False)
+    train(network, TRAIN_SET, TEST_SET, settings(3), tmp_path, progress=False)
     assert len({tuple(numbers.tolist()) for numbers in drawn}) == 12  # 4 steps of 3 parts
     assert all(torch.equal(masks[step * 3], masks[step * 3 + part]) for step in range(4) for part in range(3))
     assert len({tuple(mask.tolist()) for mask in masks}) > 1
