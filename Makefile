@@ -5,7 +5,7 @@ FAST := tests/package/test_groups.py tests/package/test_loss.py tests/package/te
 	'tests/package/test_kernels.py::test_kinds_of_features[contiguous-relu-float32]' \
 	'tests/package/test_kernels.py::test_kinds_of_features[channels_last-relu-float32]'
 
-.PHONY: help demo test test-fast lint docs package compat hooks sanitize bench performance clean
+.PHONY: help demo test test-fast lint docs package compat hooks browser sanitize bench performance clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
@@ -43,6 +43,9 @@ compat: $(BIN)/.installed  ## run the tests on the oldest and the newest version
 
 hooks: $(BIN)/.installed  ## let git look at formatting, lint and types before each commit
 	$(BIN)/pre-commit install
+
+browser: $(BIN)/.installed  ## test the page to explore channels in Debian's chromium (apt install chromium chromium-driver)
+	REQUIRE_BROWSER=1 $(BIN)/python -m pytest tests/reference/test_explorer.py $(ARGS)
 
 sanitize: $(BIN)/.installed  ## look for memory errors and races in the compiled kernels, on the CPU
 	.ci/sanitize $(ARGS)

@@ -18,6 +18,7 @@ from ..model.network import MCNetwork
 from ..training.build import picture_transform
 from ..training.checkpoint import load_network
 from .class_views_figure import Block, draw_views
+from .explorer import write_explorer
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--compare", type=Path, metavar="CHECKPOINT", help="another network, drawn beside it")
     parser.add_argument("--class", dest="true_class", metavar="NAME", help="the true class of the images")
     parser.add_argument("--output", type=Path, default=Path("runs/explain"), metavar="FOLDER", help="for the figures")
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="also write one page to explore all images in a browser"
+    )
     options = parser.parse_args(arguments)
     try:
         viewers = [load_viewer(path) for path in (options.checkpoint, options.compare) if path is not None]
-        explain(options.images, viewers, options.output, options.true_class)
+        explain(options.images, viewers, options.output, options.true_class, options.html)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -61,7 +65,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def explain(
-    images: Sequence[Path], viewers: Sequence[Viewer], output: Path, true_class: str | None = None
+    images: Sequence[Path],
+    viewers: Sequence[Viewer],
+    output: Path,
+    true_class: str | None = None,
+    html: Path | None = None,
 ) -> list[Path]:
     """Draw, and print in numbers, what each network's channels look at in each image.
 
@@ -70,6 +78,7 @@ def explain(
         viewers: the networks, of the same classes.
         output: the folder for the figures, each named after its image: ``bird.jpg`` gives ``bird-channels.png``.
         true_class: of every image; None to look at the predicted class alone.
+        html: a page to explore all images in a browser; None for none.
 
     Returns:
         The figures' files.
@@ -93,14 +102,18 @@ def explain(
         if path in paths:
             raise ValueError(f"{paths[path]} and {image} would both be drawn to {path}; draw them to two folders.")
         paths[path] = image
+    drawn: dict[str, list[Block]] = {}
     for path, image in paths.items():
         picture = read_picture(image)
-        blocks = [view_picture(viewer, picture, true_class) for viewer in viewers]
+        drawn[str(image)] = blocks = [view_picture(viewer, picture, true_class) for viewer in viewers]
         draw_views(picture, blocks, image.name, path)
         print(path)
         for block in blocks:
             for view in block.views:
                 print(f"  {block.name}: {view.title()}: {view.numbers()}")
+    if html is not None:
+        write_explorer(html, drawn)
+        print(html)
     return list(paths)
 
 

@@ -1,0 +1,63 @@
+"""One HTML page to explore the channels of classes over images: self-contained, without network access."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from ..channels.class_views import View
+from .class_views_figure import Block
+
+TEMPLATE = Path(__file__).with_name("explorer.html")
+
+
+def write_explorer(path: Path, images: Mapping[str, Sequence[Block]]) -> None:
+    """Write the page.
+
+    Args:
+        path: of the HTML file.
+        images: by name of the image, one block per network, with at least one class each.
+    """
+    data = [{"name": name, "networks": [_network(block) for block in blocks]} for name, blocks in images.items()]
+    text = json.dumps(data).replace("<", "\\u003c")  # no name may end the script element
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(TEMPLATE.read_text(encoding="utf-8").replace("/*DATA*/", text), encoding="utf-8")
+
+
+def _network(block: Block) -> dict[str, Any]:
+    height, width = block.photo.shape[1:]
+    return {
+        "name": block.name,
+        "photo": _png(block.photo),
+        "width": width,
+        "height": height,
+        "views": [_view(view) for view in block.views],
+    }
+
+
+def _view(view: View) -> dict[str, Any]:
+    *channels, _ = view.maps  # the last one is their maximum
+    return {
+        "title": view.title(),
+        "probability": f"{view.probability:.1%}",
+        "overlap": "–" if math.isnan(view.overlap) else f"{view.overlap:.2f}",
+        "diversity": f"{view.diversity:.2f} of {len(channels)}",
+        "box": view.box and list(view.box),
+        "maps": [_png(channel[None]) for channel in channels],
+    }
+
+
+def _png(picture: Tensor) -> str:
+    """(1 or 3, H, W) in [0, 1] as the data URL of a PNG file."""
+    pixels = (255 * picture).round().byte().permute(1, 2, 0).numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(buffer, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
