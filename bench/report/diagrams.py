@@ -1,4 +1,4 @@
-"""Diagrams of the kernels, for docs/kernels.md. Nothing is measured: the bytes follow from the shapes."""
+"""Diagrams of the idea and of the kernels' data flow. Nothing is measured: bytes follow from the shapes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Patch, Rectangle
 
+from reference.figures.idea import idea
 from reference.figures.theme import SMALL, Theme, page
 
 from ..cases import real_cases
@@ -59,7 +60,7 @@ def data_flow(theme: Theme) -> Figure:
     return figure
 
 
-DIAGRAMS: dict[str, Callable[[Theme], Figure]] = {"data_flow": data_flow}
+DIAGRAMS: dict[str, Callable[[Theme], Figure]] = {"data_flow": data_flow, "idea": idea}
 
 
 def _box(axis: Axes, theme: Theme, x: float, y: float, width: float, height: float, kind: str, text: str) -> None:
