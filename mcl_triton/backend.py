@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import warnings
+from functools import cache
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
+from .tracing import constant_result
+
 _HAS_TRITON = find_spec("triton") is not None
+_OLDEST_CAPABILITY = (7, 0)  # compute capability that PyTorch's own compiler asks for before it uses Triton
 
 
 def check_backend(backend: str) -> None:
@@ -36,9 +41,37 @@ def uses_kernels(backend: str, device: torch.device) -> bool:
             "For tests, TRITON_INTERPRET=1 in the environment runs the kernels in Triton's interpreter, which needs "
             "NumPy."
         )
-    return backend == "triton" or (backend == "auto" and device.type == "cuda" and _HAS_TRITON)
+    return backend == "triton" or (
+        backend == "auto" and device.type == "cuda" and _HAS_TRITON and _is_new_enough(device)
+    )
 
 
 def working_dtype(features: Tensor) -> torch.dtype:
     """The dtype of g and h, and of all computation: float64 for float64 features, float32 for all others."""
     return torch.promote_types(features.dtype, torch.float32)
+
+
+@constant_result  # torch.compile looks through the cache, and would trace the warning
+def _is_new_enough(device: torch.device) -> bool:
+    return _compare_capability(device)
+
+
+@cache
+def _compare_capability(device: torch.device) -> bool:
+    """Whether Triton supports a CUDA or ROCm device; a warning, once per device, that it does not."""
+    if torch.version.hip is not None or not torch.cuda.is_available():  # a fake device of a machine without one
+        return True
+    capability = torch.cuda.get_device_capability(device)
+    if capability < _OLDEST_CAPABILITY:
+        warnings.warn(
+            f'backend="auto" takes plain PyTorch on {device}, which is slower than the kernels: '
+            f"Triton needs compute capability {_dotted(_OLDEST_CAPABILITY)}, "
+            f"{torch.cuda.get_device_name(device)} has {_dotted(capability)}. "
+            'backend="eager" takes it without this warning.',
+            stacklevel=2,
+        )
+    return capability >= _OLDEST_CAPABILITY
+
+
+def _dotted(capability: tuple[int, int]) -> str:
+    return ".".join(map(str, capability))

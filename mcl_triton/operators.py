@@ -59,7 +59,14 @@ def _forward(
     if by_kernels:
         from .kernels import host  # Triton is not imported before it is needed
 
-        return host.forward(features, runs, mask, wants_scores, wants_diversity, saves_statistics)
+        return host.forward(
+            features,
+            runs,
+            mask,
+            wants_scores=wants_scores,
+            wants_diversity=wants_diversity,
+            saves_statistics=saves_statistics,
+        )
     scores, diversity = eager.forward(features, runs, mask, wants_scores, wants_diversity)
     return scores, diversity, features.new_empty(0), scores.new_empty(0)
 
@@ -101,7 +108,15 @@ def _gradient(
     if by_kernels:
         from .kernels import host
 
-        return host.backward(features, runs, mask, grad_scores, grad_diversity, maxima, inverse_sums)
+        return host.backward(
+            features,
+            runs,
+            mask,
+            grad_scores=grad_scores,
+            grad_diversity=grad_diversity,
+            maxima=maxima,
+            inverse_sums=inverse_sums,
+        )
     return eager.backward(features, runs, mask, grad_scores, grad_diversity)
 
 

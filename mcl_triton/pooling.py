@@ -46,7 +46,8 @@ def channel_pool(
         mask: M, zeros and ones of any real dtype, (N,) or one mask a sample (B, N); None keeps every channel. A masked
             channel counts as 0 in the maximum.
         backend: ``"triton"`` for the kernels, which need a GPU; ``"eager"`` for plain PyTorch; ``"auto"`` for the
-            kernels where the features are on a CUDA or ROCm device and Triton is installed, plain PyTorch elsewhere.
+            kernels where the features are on a CUDA or ROCm device and Triton is installed, plain PyTorch elsewhere
+            and on NVIDIA GPUs of a compute capability below 7.0.
 
     Returns:
         Scores and diversity, both (B, C), float32, or float64 where the features are.

@@ -17,7 +17,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -165,8 +165,8 @@ def widths_in_machine_code(target: str, case: Variant, direction: str) -> dict[s
 class _Launch(NamedTuple):
     kernel: Any
     grid: tuple[int, ...]
-    args: tuple[Any, ...]
-    constants: dict[str, int]
+    arguments: dict[str, Any]
+    constants: dict[str, Any]  # of the arguments those that are constants of the kernel, and the compiler's options
 
 
 def _start_worker(interpret: bool) -> None:
@@ -182,32 +182,39 @@ def _start_worker(interpret: bool) -> None:
 
 def launches_of(case: Variant) -> dict[str, _Launch]:
     """What `host.forward`, `host.backward` and `host.channel_mask` would launch for a case."""
-    from mcl_triton.kernels import host, masks, position_blocks, whole_maps
+    from mcl_triton.kernels import host
+    from mcl_triton.kernels.shortcut import Prepared
 
     launches = {}
 
-    class Recorder:
-        def __init__(self, kernel: Any, direction: str) -> None:
-            self.kernel, self.direction = kernel, direction
-
-        def __getitem__(self, grid: tuple[int, ...]) -> Any:
-            def record(*args: Any, **constants: int) -> None:
-                launches[self.direction] = _Launch(self.kernel, grid, args, constants)
-
-            return record
+    def record(launch: Prepared, _: object, tensors: dict[str, Tensor]) -> None:
+        constants = {name: of for name, of in launch.numbers.items() if name.isupper() or name.startswith("num_warps")}
+        arguments = {name: tensors[name] for name in launch.kernel.arg_names if name in tensors} | launch.numbers
+        direction = launch.kernel.fn.__name__.removesuffix("_kernel")
+        launches[direction] = _Launch(launch.kernel, (launch.programs,), arguments, constants)
 
     features, runs = case.features(), flat_runs(case.groups)
     mask = None if case.mask == "none" else features.new_empty(features.shape[:2], dtype=working_dtype(features))
     mask = mask[0] if case.mask == "shared" else mask
     wants_scores, wants_diversity = case.wants != "diversity", case.wants != "scores"
-    with ExitStack() as stack:
-        of_maps = product((whole_maps, position_blocks), ("forward", "backward"))
-        for module, direction in [*of_maps, (masks, "mask")]:
-            name = f"{direction}_kernel"
-            stack.enter_context(patch.object(module, name, Recorder(getattr(module, name), direction)))
-        scores, diversity, *statistics = host.forward(features, runs, mask, wants_scores, wants_diversity, True)
-        grads = (scores if wants_scores else None, diversity if wants_diversity else None)  # shaped like the results
-        host.backward(features, runs, mask, *grads, *statistics)
+    with patch.object(Prepared, "_launch_through_triton", record):
+        scores, diversity, *statistics = host.forward(
+            features,
+            runs,
+            mask,
+            wants_scores=wants_scores,
+            wants_diversity=wants_diversity,
+            saves_statistics=True,
+        )
+        host.backward(
+            features,
+            runs,
+            mask,
+            grad_scores=scores if wants_scores else None,  # shaped like the results
+            grad_diversity=diversity if wants_diversity else None,
+            maxima=statistics[0],
+            inverse_sums=statistics[1],
+        )
         if mask is not None:
             keys = torch.empty_like(mask, dtype=torch.int64)
             tables = (keys.new_empty(case.groups.num_classes + more, dtype=torch.int32) for more in (1, 0))
@@ -230,7 +237,7 @@ def _distinct(target: str, cases: list[Variant]) -> dict[tuple[str, ...], list[V
 
             launch.kernel.device_caches.clear()
             with patch.object(knobs.runtime, "jit_cache_hook", instead_of_compiling):
-                launch.kernel.warmup(*launch.args, grid=launch.grid, **launch.constants)
+                launch.kernel.warmup(grid=launch.grid, **launch.arguments)
     return alike
 
 
@@ -251,7 +258,7 @@ def compiled(target: str, launch: _Launch, constants: dict[str, int] | None = No
     """What Triton compiles a launch to, some constants replaced, and the seconds that took; in a worker."""
     _pretend_to_run_on(target)
     start = time.perf_counter()
-    kernel = launch.kernel.warmup(*launch.args, grid=launch.grid, **(launch.constants | (constants or {})))
+    kernel = launch.kernel.warmup(grid=launch.grid, **(launch.arguments | (constants or {})))
     return kernel, time.perf_counter() - start
 
 

@@ -83,13 +83,12 @@ def issue_of(target: str, case: Variant) -> list[Issue]:
     for direction, launch in launches_of(case).items():
         kernel, _ = compiled(target, launch)
         code = MachineCode(kernel.asm["ptx"])
-        names = {**dict(zip(launch.kernel.arg_names, launch.args, strict=False)), **launch.constants}
         sizes, tile = case.groups.sizes, launch.constants["TILE_CLASSES"]
         longest = Counter(max(sizes[first : first + tile]) for first in range(0, len(sizes), tile))
         slots: Counter[str] = Counter()
         for size, tiles in longest.items():
             programs = launch.grid[0] * tiles / longest.total()
-            for kind, issued in code.issued({**names, "size": size, "longest": size}).items():
+            for kind, issued in code.issued({**launch.arguments, "size": size, "longest": size}).items():
                 slots[kind] += round(issued * programs * kernel.metadata.num_warps)
         module = launch.kernel.module.rsplit(".", 1)[-1]
         issues.append(Issue(f"{module}.{direction}", launch.grid[0], kernel.metadata.num_warps, slots))

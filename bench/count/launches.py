@@ -110,10 +110,10 @@ def count_launches() -> Iterator[list[Launch]]:
     def recorded(kernel: Any, grid: tuple[int, ...]) -> Callable[..., object]:
         run = unseen(grid_of(kernel, grid))  # the interpreter computes with tensors
 
-        def call(*args: object, **constants: object) -> None:
+        def call(**arguments: object) -> None:
             mode.launches.append(Launch(kernel.fn.__name__))
-            if not any(isinstance(argument, Tensor) and argument.is_meta for argument in args):
-                run(*args, **constants)
+            if not any(isinstance(argument, Tensor) and argument.is_meta for argument in arguments.values()):
+                run(**arguments)
 
         return call
 

@@ -175,10 +175,20 @@ def record_step(
 
     runs = flat_runs(groups)
     with record_traffic() as forward:
-        g, h, *statistics = host.forward(features, runs, mask, scores, diversity, saves_statistics=diversity)
+        g, h, maxima, inverse_sums = host.forward(
+            features, runs, mask, wants_scores=scores, wants_diversity=diversity, saves_statistics=diversity
+        )
     dg, dh = (torch.ones_like(result) if result.numel() else None for result in (g, h))
     with record_traffic() as backward:
-        grad = host.backward(features, runs, mask, dg, dh, *statistics)
+        grad = host.backward(
+            features,
+            runs,
+            mask,
+            grad_scores=dg,
+            grad_diversity=dh,
+            maxima=maxima,
+            inverse_sums=inverse_sums,
+        )
     return Step(features, grad, forward, backward)
 
 

@@ -1,9 +1,12 @@
-"""The two reductions and their gradient by the kernels: what `eager` does in plain PyTorch."""
+"""The two reductions and their gradient by the kernels: what `eager` does in plain PyTorch.
+
+What a launch needs besides its tensors follows from sizes, strides and dtypes: it is prepared once for each of these.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -12,15 +15,19 @@ from torch import Tensor
 from ..backend import working_dtype
 from . import masks, position_blocks, whole_maps
 from .launch import Launch, Strides, choose, choose_for_mask
+from .shortcut import Prepared
 from .tables import tables_of
 
 _MODULES: dict[str, Any] = {"whole_maps": whole_maps, "position_blocks": position_blocks}
+
+Sizes = tuple[int, ...]
 
 
 def forward(
     features: Tensor,
     runs: Sequence[int],
     mask: Tensor | None,
+    *,
     wants_scores: bool,
     wants_diversity: bool,
     saves_statistics: bool,
@@ -38,34 +45,37 @@ def forward(
         g and h, (B, C), float32, or float64 where the features are; the maximum of each map, (B, N), in the dtype of
         the features; 1 / Σ exp(F − maximum) of each map, (B, N), in the dtype of g. Empty where not wanted.
     """
-    maps, strides = _maps(features)
-    batch, channels, _ = maps.shape
-    dtype = working_dtype(features)
+    runs = tuple(runs)
+    maps = _with_joined_positions(features)
+    batch, channels = maps.shape[:2]
+    dtype = working_dtype(maps)
     shape = (batch, sum(runs[::2]))
     scores = maps.new_empty(shape if wants_scores else 0, dtype=dtype)
     diversity = maps.new_empty(shape if wants_diversity else 0, dtype=dtype)
     maxima = maps.new_empty((batch, channels) if saves_statistics else 0)
     inverse_sums = maps.new_empty(maxima.shape, dtype=dtype)
-    launch = choose(tuple(runs), maps.shape[2], maps.element_size(), strides)
-    kernel = _MODULES[launch.kernels].forward_kernel
-    with _device_of(maps):
-        kernel[(_programs(launch, batch),)](
-            maps,
-            maps if mask is None else mask,
-            *_table_arguments(launch, runs, maps.device),
-            scores,
-            diversity,
-            maxima,
-            inverse_sums,
-            *_stride_arguments(launch, strides),
-            *_mask_strides(mask),
-            *_size_arguments(launch, runs, maps),
-            **launch.constants,
-            HAS_MASK=mask is not None,
-            WANTS_SCORES=wants_scores,
-            WANTS_DIVERSITY=wants_diversity,
-            SAVES_STATISTICS=saves_statistics,
-        )
+    launch, way = _prepare_forward(
+        runs,
+        maps.shape,
+        maps.stride(),
+        maps.element_size(),
+        None if mask is None else mask.stride(),
+        wants_scores,
+        wants_diversity,
+        saves_statistics,
+    )
+    offsets, cuts = tables_of(runs, maps.device)
+    launch(
+        maps.device,
+        features=maps,
+        mask=maps if mask is None else mask,
+        offsets=offsets,
+        tiles=cuts[way],
+        scores=scores,
+        diversity=diversity,
+        maxima=maxima,
+        inverse_sums=inverse_sums,
+    )
     return scores, diversity, maxima, inverse_sums
 
 
@@ -73,6 +83,7 @@ def backward(
     features: Tensor,
     runs: Sequence[int],
     mask: Tensor | None,
+    *,
     grad_scores: Tensor | None,
     grad_diversity: Tensor | None,
     maxima: Tensor | None,
@@ -90,38 +101,38 @@ def backward(
         dF in the shape, dtype and memory layout of the features.
     """
     if grad_diversity is not None and maxima is None:  # under vmap nothing says that the features require a gradient
-        *_, maxima, inverse_sums = forward(features, runs, None, False, True, True)
-    maps, strides = _maps(features)
-    grad = torch.empty_like(features)
-    try:
-        grad_maps = grad.view(maps.shape)
-    except RuntimeError:  # an odd layout, whose H and W cannot be joined
-        grad_maps = torch.empty_like(maps)
-    grad_strides = _strides(grad_maps)
-    launch = choose(tuple(runs), maps.shape[2], maps.element_size(), strides, grad_strides)
-    kernel = _MODULES[launch.kernels].backward_kernel
-    with _device_of(maps):
-        kernel[(_programs(launch, maps.shape[0]),)](
-            maps,
-            grad_maps,
-            maps if mask is None else mask,
-            *_table_arguments(launch, runs, maps.device),
-            maps if grad_scores is None else grad_scores,
-            maps if grad_diversity is None else grad_diversity,
-            maps if maxima is None else maxima,
-            maps if inverse_sums is None else inverse_sums,
-            *_stride_arguments(launch, strides),
-            *_stride_arguments(launch, grad_strides),
-            *_mask_strides(mask),
-            *((0, 0) if grad_scores is None else grad_scores.stride()),
-            *((0, 0) if grad_diversity is None else grad_diversity.stride()),
-            *_size_arguments(launch, runs, maps),
-            **launch.constants,
-            HAS_MASK=mask is not None,
-            HAS_GRAD_SCORES=grad_scores is not None,
-            HAS_GRAD_DIVERSITY=grad_diversity is not None,
+        *_, maxima, inverse_sums = forward(
+            features, runs, None, wants_scores=False, wants_diversity=True, saves_statistics=True
         )
-    return grad if grad_maps.data_ptr() == grad.data_ptr() else grad.copy_(grad_maps.view(grad.shape))
+    runs = tuple(runs)
+    maps = _with_joined_positions(features)
+    grad = torch.empty_like(features)
+    grad_maps = grad if _joined(grad.shape, grad.stride()) is not None else torch.empty_like(maps)
+    launch, way = _prepare_backward(
+        runs,
+        maps.shape,
+        maps.stride(),
+        grad_maps.shape,
+        grad_maps.stride(),
+        maps.element_size(),
+        None if mask is None else mask.stride(),
+        None if grad_scores is None else grad_scores.stride(),
+        None if grad_diversity is None else grad_diversity.stride(),
+    )
+    offsets, cuts = tables_of(runs, maps.device)
+    launch(
+        maps.device,
+        features=maps,
+        grad=grad_maps,
+        mask=maps if mask is None else mask,
+        offsets=offsets,
+        tiles=cuts[way],
+        grad_scores=maps if grad_scores is None else grad_scores,
+        grad_diversity=maps if grad_diversity is None else grad_diversity,
+        maxima=maps if maxima is None else maxima,
+        inverse_sums=maps if inverse_sums is None else inverse_sums,
+    )
+    return grad if grad_maps is grad else grad.copy_(grad_maps.view(grad.shape))
 
 
 def channel_mask(keys: Tensor, offsets: Tensor, dropped: Tensor, longest: int, dtype: torch.dtype) -> Tensor:
@@ -138,62 +149,140 @@ def channel_mask(keys: Tensor, offsets: Tensor, dropped: Tensor, longest: int, d
         Ones and zeros in the shape of the keys.
     """
     mask = torch.empty_like(keys, dtype=dtype)
-    num_channels, num_classes = keys.shape[-1], dropped.shape[0]
-    constants = choose_for_mask(longest)
-    tiles = -(-num_classes // constants["TILE_CLASSES"])
-    with _device_of(keys):
-        masks.mask_kernel[(keys.numel() // num_channels * tiles,)](
-            keys, offsets, dropped, mask, num_classes, num_channels, **constants
-        )
+    launch = _prepare_mask(keys.shape, dropped.shape[0], longest)
+    launch(keys.device, keys=keys, offsets=offsets, dropped=dropped, mask=mask)
     return mask
 
 
-def _maps(features: Tensor) -> tuple[Tensor, Strides]:
-    """(B, N, P) and its strides; a copy where H and W cannot be joined."""
-    maps = features.flatten(2)
-    return maps, _strides(maps)
+@lru_cache(maxsize=1024)
+def _prepare_forward(
+    runs: tuple[int, ...],
+    shape: Sizes,
+    strides: Sizes,
+    itemsize: int,
+    mask_strides: Sizes | None,
+    wants_scores: bool,
+    wants_diversity: bool,
+    saves_statistics: bool,
+) -> tuple[Prepared, int]:
+    """The launch, and which of `ways_to_cut` its tiles are."""
+    of_maps = _strides(shape, strides)
+    launch = choose(runs, _num_positions(shape), itemsize, of_maps)
+    numbers = {
+        **_aligned(launch, of_maps),
+        **_mask_strides(mask_strides),
+        **_sizes(launch, runs, shape),
+        "HAS_MASK": mask_strides is not None,
+        "WANTS_SCORES": wants_scores,
+        "WANTS_DIVERSITY": wants_diversity,
+        "SAVES_STATISTICS": saves_statistics,
+    }
+    kernel = _MODULES[launch.kernels].forward_kernel
+    return Prepared(kernel, _programs(launch, shape), {**numbers, **launch.constants}), launch.way
 
 
-def _strides(maps: Tensor) -> Strides:
+@lru_cache(maxsize=1024)
+def _prepare_backward(
+    runs: tuple[int, ...],
+    shape: Sizes,
+    strides: Sizes,
+    grad_shape: Sizes,
+    grad_strides: Sizes,
+    itemsize: int,
+    mask_strides: Sizes | None,
+    grad_scores_strides: Sizes | None,
+    grad_diversity_strides: Sizes | None,
+) -> tuple[Prepared, int]:
+    """The launch, and which of `ways_to_cut` its tiles are."""
+    of_maps, of_grad = _strides(shape, strides), _strides(grad_shape, grad_strides)
+    launch = choose(runs, _num_positions(shape), itemsize, of_maps, of_grad)
+    dg_sample, dg_class = grad_scores_strides or (0, 0)
+    dh_sample, dh_class = grad_diversity_strides or (0, 0)
+    numbers = {
+        **_aligned(launch, of_maps),
+        **{f"grad_{name}": stride for name, stride in _aligned(launch, of_grad).items()},
+        **_mask_strides(mask_strides),
+        "grad_scores_sample_stride": dg_sample,
+        "grad_scores_class_stride": dg_class,
+        "grad_diversity_sample_stride": dh_sample,
+        "grad_diversity_class_stride": dh_class,
+        **_sizes(launch, runs, shape),
+        "HAS_MASK": mask_strides is not None,
+        "HAS_GRAD_SCORES": grad_scores_strides is not None,
+        "HAS_GRAD_DIVERSITY": grad_diversity_strides is not None,
+    }
+    kernel = _MODULES[launch.kernels].backward_kernel
+    return Prepared(kernel, _programs(launch, shape), {**numbers, **launch.constants}), launch.way
+
+
+@lru_cache(maxsize=256)
+def _prepare_mask(shape: Sizes, num_classes: int, longest: int) -> Prepared:
+    constants = choose_for_mask(longest)
+    masks_of_batch = shape[0] if len(shape) == 2 else 1
+    programs = masks_of_batch * -(-num_classes // constants["TILE_CLASSES"])
+    return Prepared(masks.mask_kernel, programs, {"num_classes": num_classes, "num_channels": shape[-1], **constants})
+
+
+def forget_launches() -> None:
+    """Prepare all launches anew, with rules or kernels that have changed."""
+    for cached in (_prepare_forward, _prepare_backward, _prepare_mask):
+        cached.cache_clear()
+
+
+def _with_joined_positions(features: Tensor) -> Tensor:
+    """Features whose H and W are one dimension in memory: themselves, or a copy (B, N, P)."""
+    return features if _joined(features.shape, features.stride()) is not None else features.flatten(2)
+
+
+def _joined(shape: Sizes, strides: Sizes) -> int | None:
+    """The stride of the positions, (B, N, P) or (B, N, H, W); None where H and W cannot be joined."""
+    if len(shape) == 3:
+        return strides[2]
+    _, _, height, width = shape
+    if height == 1 or (width > 1 and strides[2] == width * strides[3]):
+        return strides[3]
+    return strides[2] if width == 1 else None
+
+
+def _num_positions(shape: Sizes) -> int:
+    return shape[2] if len(shape) == 3 else shape[2] * shape[3]
+
+
+def _strides(shape: Sizes, strides: Sizes) -> Strides:
     """The strides of maps (B, N, P); those of a dimension of size 1 mean nothing, and must not spoil the alignment."""
-    sample, channel, position = maps.stride()
-    batch, channels, positions = maps.shape
-    return Strides(sample if batch > 1 else 0, channel if channels > 1 else 0, position if positions > 1 else 1)
+    position = _joined(shape, strides)
+    assert position is not None
+    return Strides(
+        strides[0] if shape[0] > 1 else 0,
+        strides[1] if shape[1] > 1 else 0,
+        position if _num_positions(shape) > 1 else 1,
+    )
 
 
-def _programs(launch: Launch, batch: int) -> int:
-    return batch * (len(launch.cuts) - 1)
+def _programs(launch: Launch, shape: Sizes) -> int:
+    return shape[0] * (len(launch.cuts) - 1)
 
 
-def _table_arguments(launch: Launch, runs: Sequence[int], device: torch.device) -> list[Tensor]:
-    offsets, cuts = tables_of(tuple(runs), device)
-    return [offsets] if launch.kernels == "whole_maps" else [offsets, cuts[launch.way]]
-
-
-def _stride_arguments(launch: Launch, strides: Strides) -> tuple[int, ...]:
+def _aligned(launch: Launch, strides: Strides) -> dict[str, int]:
     """The strides as the kernels take them: those that must be aligned in units of the alignment."""
     alignment = launch.constants["ALIGNMENT"]
     sample, channel, position = strides
-    if launch.kernels == "whole_maps":
-        return sample // alignment, channel // alignment
-    if launch.constants["CHANNELS_LAST"]:
-        return sample // alignment, channel, position // alignment
-    return sample // alignment, channel // alignment, position
+    if launch.constants.get("CHANNELS_LAST"):
+        position //= alignment
+    else:
+        channel //= alignment
+    return {"sample_stride": sample // alignment, "channel_stride": channel, "position_stride": position}
 
 
-def _size_arguments(launch: Launch, runs: Sequence[int], maps: Tensor) -> tuple[int, ...]:
-    _, channels, positions = maps.shape
-    if launch.kernels == "whole_maps":
-        return sum(runs[::2]), channels
-    return sum(runs[::2]), channels, positions, len(launch.cuts) - 1
+def _sizes(launch: Launch, runs: tuple[int, ...], shape: Sizes) -> dict[str, int]:
+    return {
+        "num_classes": sum(runs[::2]),
+        "num_channels": shape[1],
+        "num_positions": _num_positions(shape),
+        "num_tiles": len(launch.cuts) - 1,
+    }
 
 
-def _mask_strides(mask: Tensor | None) -> tuple[int, int]:
-    if mask is None:
-        return 0, 0
-    return (0, mask.stride(0)) if mask.dim() == 1 else (mask.stride(0), mask.stride(1))
-
-
-def _device_of(maps: Tensor) -> AbstractContextManager[None]:
-    """Kernels are launched on the current device, which need not be that of the features."""
-    return torch.cuda.device(maps.device) if maps.is_cuda else nullcontext()
+def _mask_strides(strides: Sizes | None) -> dict[str, int]:
+    sample, channel = (0, *(strides or (0,)))[-2:]
+    return {"mask_sample_stride": sample, "mask_channel_stride": channel}

@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from checks import make_features
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mcl_triton import ChannelGroups, MCLoss, channel_pool, class_scores, diversity_scores, mc_loss, pooling
+from mcl_triton import ChannelGroups, MCLoss, backend, channel_pool, class_scores, diversity_scores, mc_loss, pooling
 
 GROUPS = ChannelGroups([3, 1, 2])
 TARGETS = torch.tensor([0, 2])
@@ -59,6 +61,56 @@ def test_choice(interpreted, backend, device, has_triton, expected, monkeypatch)
     assert pooling.uses_kernels(backend, torch.device(device)) is expected
 
 
+@pytest.fixture
+def gpus(monkeypatch):
+    """PyTorch as `backend` sees it on a machine with three GPUs, of compute capability 6.1, 7.0 and 9.0."""
+    capabilities = [(6, 1), (7, 0), (9, 0)]
+    cuda = SimpleNamespace(
+        is_available=lambda: True,
+        get_device_capability=lambda device: capabilities[device.index],
+        get_device_name=lambda device: f"GPU {device.index}",
+    )
+    pytorch = SimpleNamespace(cuda=cuda, version=SimpleNamespace(hip=None))
+    monkeypatch.setattr(backend, "_HAS_TRITON", True)
+    monkeypatch.setattr(backend, "torch", pytorch)
+    backend._compare_capability.cache_clear()
+    yield pytorch
+    backend._compare_capability.cache_clear()
+
+
+def choices(name, devices):
+    """Whether the kernels compute on each device, and the texts of the warnings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        chosen = [backend.uses_kernels(name, torch.device(device)) for device in devices]
+    return chosen, [str(warning.message) for warning in caught]
+
+
+def test_a_gpu_too_old_for_triton(gpus):
+    """It falls back to plain PyTorch, with one warning."""
+    chosen, messages = choices("auto", ["cuda:0", "cuda:1", "cuda:2"] * 2)
+    assert chosen == [False, True, True] * 2
+    (message,) = messages
+    for part in ("plain PyTorch on cuda:0", "compute capability 7.0", "GPU 0 has 6.1", 'backend="eager"'):
+        assert part in message
+    assert choices("eager", ["cuda:0", "cuda:2"]) == ([False, False], [])
+    assert choices("triton", ["cuda:0", "cuda:2"]) == ([True, True], [])
+
+
+def test_rocm_has_no_compute_capability(gpus):
+    gpus.version.hip = "6.4"
+    assert choices("auto", ["cuda:0"]) == ([True], [])
+
+
+def test_the_age_of_a_gpu_is_a_constant_of_a_graph(gpus):
+    @torch.compile(fullgraph=True, backend="eager")
+    def chosen(tensor):
+        return tensor + 1 if backend.uses_kernels("auto", torch.device("cuda:0")) else tensor - 1
+
+    with pytest.warns(UserWarning, match="plain PyTorch on cuda:0"):
+        assert chosen(torch.zeros(())) == -1
+
+
 FUNCTIONS = {
     "channel_pool": lambda features, backend: channel_pool(features, GROUPS, backend=backend),
     "class_scores": lambda features, backend: class_scores(features, GROUPS, backend=backend),
@@ -97,7 +149,11 @@ def test_kernels_are_what_runs():
     with pytest.MonkeyPatch.context() as patch:
         for name in ("forward", "backward", "channel_mask"):
             kernels = getattr(run, name)
-            patch.setattr(run, name, lambda *args, kernels=kernels, name=name: taken.append(name) or kernels(*args))
+            patch.setattr(
+                run,
+                name,
+                lambda *args, _kernels=kernels, _name=name, **how: taken.append(_name) or _kernels(*args, **how),
+            )
         mc_loss(features, TARGETS.to(device), GROUPS, backend="triton").loss.backward()
         assert taken == ["channel_mask", "forward", "backward"]
         taken.clear()

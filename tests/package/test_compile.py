@@ -427,10 +427,10 @@ def test_tables_are_made_before_the_operator_runs(monkeypatch, is_compiled):
     is_inside, made_inside = False, []
     run_forward, channel_offsets = host.forward, tables.channel_offsets
 
-    def forward(*arguments):
+    def forward(*arguments, **how):
         nonlocal is_inside
         is_inside = True
-        results = run_forward(*arguments)
+        results = run_forward(*arguments, **how)
         is_inside = False
         return results
 

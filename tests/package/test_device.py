@@ -64,6 +64,15 @@ def launched(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
+def launches_are_prepared_anew():
+    launch.choose.cache_clear()
+    host.forget_launches()
+    yield
+    launch.choose.cache_clear()
+    host.forget_launches()
+
+
+@pytest.fixture(autouse=True)
 def unwritten_memory_is_nan():
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
@@ -173,10 +182,12 @@ def test_layouts(launched, layout, family):
 def test_maps_too_large_for_one_look(launched, monkeypatch, sizes, size):
     monkeypatch.setattr(launch, "LARGEST_WHOLE_MAP", 32)
     launch.choose.cache_clear()
+    host.forget_launches()
     try:
         check_pool(make_features("signed", (2, sum(sizes), *size), torch.float32), sizes)
     finally:
         launch.choose.cache_clear()
+        host.forget_launches()
     assert launched == forward_and_backward("position_blocks")
 
 
@@ -287,7 +298,8 @@ def test_kernels_are_launched_on_the_device_of_the_features(monkeypatch, launche
         return nullcontext()
 
     features = lay_out(make_features("signed", (2, sum(RAGGED), 5, 7), torch.float32), layout)
-    monkeypatch.setattr(host.torch.cuda, "device", guard)
+    monkeypatch.setattr(torch.cuda, "device", guard)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
     check_pool(features, RAGGED)
     assert [launches_before for launches_before, _ in entered] == [0, 1]
     assert entered[0][1] == "cuda"  # in backward the sanitizer says "cpu" of the same features
@@ -318,13 +330,19 @@ def test_a_device_that_is_not_the_current_one(layout, device):
     ids=["a class too many", "a channel too many", "a channel too few"],
 )
 def test_the_sanitizer_reports_a_wrong_launch(monkeypatch, layout, more_classes, more_channels, report):
-    right = host._size_arguments
+    right = host._sizes
 
     def wrong(*args):
-        num_classes, num_channels, *others = right(*args)
-        return num_classes + more_classes, num_channels + more_channels, *others
+        sizes = right(*args)
+        return {
+            **sizes,
+            "num_classes": sizes["num_classes"] + more_classes,
+            "num_channels": sizes["num_channels"] + more_channels,
+        }
 
-    monkeypatch.setattr(host, "_size_arguments", wrong)
+    launch.choose.cache_clear()
+    host.forget_launches()
+    monkeypatch.setattr(host, "_sizes", wrong)
     features = lay_out(make_features("signed", (3, sum(RAGGED), 5, 7), torch.float32), layout)
     with pytest.raises(Exception, match=report):
         channel_pool(features.to("cuda").requires_grad_(), ChannelGroups(RAGGED))

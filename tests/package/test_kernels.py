@@ -45,13 +45,15 @@ def memory_is_poisoned():
 
 @pytest.fixture(autouse=True)
 def launches_are_chosen_anew():
-    launch.choose.cache_clear()
     yield
     launch.choose.cache_clear()
+    host.forget_launches()
 
 
 def only(monkeypatch, kernels: str) -> None:
     """Let no other kernels run than ``"whole_maps"`` or ``"position_blocks"``."""
+    launch.choose.cache_clear()
+    host.forget_launches()
     monkeypatch.setattr(host, "_MODULES", {kernels: host._MODULES[kernels]})
 
 
@@ -65,6 +67,8 @@ def limit_blocks(monkeypatch, num_positions: int) -> None:
         tile_positions = min(chosen.constants["TILE_POSITIONS"], num_positions)
         return chosen._replace(constants={**chosen.constants, "TILE_POSITIONS": tile_positions})
 
+    launch.choose.cache_clear()
+    host.forget_launches()
     monkeypatch.setattr(host, "choose", choose)
 
 
@@ -171,6 +175,7 @@ def test_random_cases():
         features = features_of(kind, shape, dtype, layout, seed)
         mask = make_mask(mask, shape[0], shape[1], seed)
         launch.choose.cache_clear()
+        host.forget_launches()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(launch, "LARGEST_WHOLE_MAP", largest_whole_map)
             limit_blocks(patch, block)
