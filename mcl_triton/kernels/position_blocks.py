@@ -169,7 +169,7 @@ def backward_kernel(
         row = sample * num_channels + first_channel + source
         maximum = tl.load(maxima + row, mask=is_slot, other=0.0).to(dtype)
         inverse_sum = tl.load(inverse_sums + row, mask=is_slot, other=0.0)
-        share_at = tl.zeros([TILE_POSITIONS, SLOTS], dtype)
+        total_at = tl.zeros([TILE_POSITIONS, SLOTS], dtype)
         for first_position in range(0, num_positions, TILE_POSITIONS):
             positions = first_position + tl.arange(0, TILE_POSITIONS)
             in_map = (positions < num_positions)[:, None]
@@ -181,8 +181,8 @@ def backward_kernel(
             x = spread(x, source, 1, IS_SPREAD).to(dtype)
             softmax = tl.exp(x - maximum[None, :]) * inverse_sum[None, :]
             won = wins(tl.where(is_slot[None, :], softmax, -1.0), TILE_POSITIONS, TILE_CLASSES, TILE_PLACES)
-            share_at += tl.where(in_map & won & is_slot[None, :], softmax, 0.0)
-        share = tl.sum(share_at, 0)  # w
+            total_at += tl.where(in_map & won & is_slot[None, :], dh[None, :] * softmax, 0.0)
+        total = tl.sum(total_at, 0)  # dh · w; a channel that wins nowhere has 0 also where dh is infinite
 
     grad_maps = map_pointers(grad, sample, channels, grad_sample_stride, grad_channel_stride, ALIGNMENT, CHANNELS_LAST)
     for first_position in range(0, num_positions, TILE_POSITIONS):
@@ -199,7 +199,7 @@ def backward_kernel(
         if HAS_GRAD_DIVERSITY:
             softmax = tl.exp(x - maximum[None, :]) * inverse_sum[None, :]
             won = wins(tl.where(is_slot[None, :], softmax, -1.0), TILE_POSITIONS, TILE_CLASSES, TILE_PLACES)
-            dx = dh[None, :] * softmax * (won.to(dtype) - share[None, :])
+            dx = softmax * (tl.where(won, dh[None, :], 0.0) - total[None, :])
         if HAS_GRAD_SCORES:
             dg_of_slot = dg
             if HAS_MASK:

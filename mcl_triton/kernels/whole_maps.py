@@ -168,8 +168,9 @@ def backward_kernel(
                 inverse_sum = tl.load(inverse_sums + channel, mask=is_channel, other=0.0)
                 softmax = tl.exp(x - maximum[:, None]) * inverse_sum[:, None]
                 won = (winner_of_softmax == place) & in_map
-                share = tl.sum(tl.where(won, softmax, 0.0), 1)  # w
-                dx = dh[:, None] * softmax * (won.to(dtype) - share[:, None])
+                # dh · w; a channel that wins nowhere has 0 also where dh is infinite
+                total = tl.sum(tl.where(won, dh[:, None] * softmax, 0.0), 1)
+                dx = softmax * (tl.where(won, dh[:, None], 0.0) - total[:, None])
             if HAS_GRAD_SCORES:
                 dg_of_channel = dg
                 if HAS_MASK:
