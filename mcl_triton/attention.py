@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import operators
 from .backend import uses_kernels
-from .checks import check_generator, check_groups
+from .checks import check_generator, check_groups, check_not_traced
 from .groups import ChannelGroups, integer, positive
 from .tracing import constant, once_per_device
 
@@ -59,10 +59,12 @@ def sample_channel_mask(
         ValueError: ``drop`` leaves a class without a channel, or has the wrong length; ``batch_size`` is less than 1;
             the backend is unknown, or not for this device.
         ImportError: ``backend="triton"`` without Triton.
+        NotImplementedError: `torch.jit.trace`.
 
     Source: the paper's section on the discriminality component; how many to drop varies among published codes.
     """
     check_groups(groups)
+    check_not_traced("sample_channel_mask")
     # NumPy's, if an integer at all.
     if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int)):
         batch_size = positive("batch_size", batch_size)

@@ -33,11 +33,25 @@ def check_dense(name: str, value: object) -> None:
     if value.layout != torch.strided or value.is_nested:
         given = "a nested one" if value.is_nested else value.layout
         raise TypeError(f"{name} must be an ordinary dense tensor; got {given}. .to_dense() converts sparse ones.")
+    if type(value) is not Tensor and hasattr(value, "to_local"):
+        raise TypeError(
+            f"{name} must be an ordinary tensor; got a {type(value).__name__}. Where it is sharded by samples, each "
+            "process takes the loss of its own, .to_local(), and gradients are averaged; .full_tensor() gathers it."
+        )
+
+
+def check_not_traced(function: str) -> None:
+    """Raise NotImplementedError under `torch.jit.trace`, whose graph would be one of these sizes without gradients."""
+    if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
+        raise NotImplementedError(
+            f"{function} cannot be traced by torch.jit.trace; torch.export.export and torch.compile can trace it."
+        )
 
 
 def check_features(features: Tensor, groups: ChannelGroups) -> None:
     """Raise TypeError, ValueError or NotImplementedError for features that these groups cannot pool."""
     check_dense("features", features)
+    check_not_traced("channel_pool")
     if features.dtype not in _DTYPES:
         raise TypeError(
             f"features must be float32, bfloat16, float16 or float64; got {features.dtype}. "

@@ -100,7 +100,7 @@ def mc_loss(
         TypeError, ValueError: an argument does not fit; the message says which and how. Targets out of range raise
             on the CPU. On a GPU looking at them would stall it: there the assertion of cross_entropy's kernel fails.
         ImportError: ``backend="triton"`` without Triton.
-        NotImplementedError: forward-mode derivatives, and gradients by `torch.func`.
+        NotImplementedError: forward-mode derivatives, gradients by `torch.func`, and `torch.jit.trace`.
 
     Source: IEEE TIP 2020, arXiv 2002.04264; the official convention is that of the authors' code.
     """

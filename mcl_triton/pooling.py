@@ -56,7 +56,7 @@ def channel_pool(
         TypeError: the features are no floating tensor, ``groups`` is no ChannelGroups, the mask no real tensor.
         ValueError: a shape, a device or the backend does not fit; the message says which.
         ImportError: ``backend="triton"`` without Triton.
-        NotImplementedError: forward-mode derivatives, and gradients by `torch.func`.
+        NotImplementedError: forward-mode derivatives, gradients by `torch.func`, and `torch.jit.trace`.
 
     Source: equations of the discriminality and the diversity component, IEEE TIP 2020, arXiv 2002.04264.
     """

@@ -451,6 +451,48 @@ def test_tables_are_made_before_the_operator_runs(monkeypatch, is_compiled):
     assert made_inside == [False]
 
 
+@pytest.mark.parametrize("backend", ["eager", "triton"])
+@pytest.mark.parametrize("strict", [True, False], ids=["strict", "by running"])
+def test_export(strict, backend):
+    """The program that `torch.export` writes down has the loss and the gradient of the formula, for any batch size."""
+    module = MCLoss(GROUPS, backend=backend).eval()
+    example = [signed(4), TARGETS, make_mask("shared", 4, 20)]
+    batch = torch.export.Dim("batch", min=2)
+    program = torch.export.export(
+        module,
+        tuple(tensor.to(KERNEL_DEVICE) for tensor in example),
+        dynamic_shapes=({0: batch}, {0: batch}, None),
+        strict=strict,
+    )
+    for size in (4, 7):
+        features, targets, mask = signed(size), torch.arange(size) % 7, make_mask("shared", 4, 20, seed=size)
+        ours = features.to(KERNEL_DEVICE, copy=True).requires_grad_()
+        loss = program.module()(ours, targets.to(KERNEL_DEVICE), mask.to(KERNEL_DEVICE)).loss
+        loss.backward()
+        expected = oracle.official_loss(features.requires_grad_(), targets, GROUPS.sizes, mask, 1.5, 20)
+        expected.backward()
+        torch.testing.assert_close((loss.detach().cpu(), ours.grad.cpu()), (expected.detach(), features.grad))
+
+
+@pytest.mark.parametrize("backend", ["eager", "triton"])
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("channel_pool", lambda features, backend: channel_pool(features, GROUPS, backend=backend).scores),
+        ("channel_pool", lambda features, backend: mc_loss(features, TARGETS, GROUPS, backend=backend).loss),
+        (
+            "sample_channel_mask",
+            lambda features, backend: sample_channel_mask(GROUPS, device=features.device, backend=backend),
+        ),
+    ],
+    ids=["channel_pool", "mc_loss", "sample_channel_mask"],
+)
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace` is deprecated")
+def test_jit_trace_is_refused(name, call, backend):
+    with pytest.raises(NotImplementedError, match=rf"{name} cannot be traced by torch\.jit\.trace; torch\.export"):
+        torch.jit.trace(lambda features: call(features, backend), (signed().to(KERNEL_DEVICE),))
+
+
 @pytest.mark.parametrize("transform", [torch.func.grad, torch.func.jacrev])
 def test_functional_gradients_raise(transform):
     with pytest.raises(NotImplementedError, match=r"no gradient under torch\.func.*use torch\.autograd\.grad"):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import distributed, nn
 
-from mcl_triton import ChannelGroups, MCLoss
+from mcl_triton import ChannelGroups, MCLoss, mc_loss
 
 pytestmark = pytest.mark.skipif(
     not (distributed.is_available() and distributed.is_gloo_available()), reason="this PyTorch has no gloo"
@@ -113,3 +113,31 @@ def test_layers_are_converted_around_the_loss():
     assert isinstance(converted.mc_loss, MCLoss)
     assert converted.mc_loss.groups == GROUPS
     assert torch.equal(converted(*make_batch()), network(*make_batch()))
+
+
+@pytest.fixture
+def mesh():
+    """A process group of this process alone."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("spread", ["features", "mask", "targets", "class_weights"])
+def test_distributed_tensors_are_refused(mesh, spread):
+    from torch.distributed.tensor import distribute_tensor
+
+    tensors = {
+        "features": torch.randn(3, 6, 2, 2),
+        "mask": torch.ones(6),
+        "targets": torch.arange(3),
+        "class_weights": torch.ones(3),
+    }
+    mc_loss(groups=GROUPS, **tensors)
+    tensors[spread] = distribute_tensor(tensors[spread], mesh)
+    with pytest.raises(TypeError, match=rf"{spread} must be an ordinary tensor; got a DTensor.*\.to_local\(\)"):
+        mc_loss(groups=GROUPS, **tensors)
+    tensors[spread] = tensors[spread].to_local()
+    mc_loss(groups=GROUPS, **tensors)
