@@ -31,7 +31,9 @@ def run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
     parser.add_argument("--threads", type=positive, nargs="+", help="on a CPU (default: as many as cores)")
     parser.add_argument(
-        "--compiled", action="store_true", help="on a CPU too: with torch.compile of each, which is slow"
+        "--compiled",
+        action=argparse.BooleanOptionalAction,
+        help="with torch.compile of each, which is slow (default: on a GPU only)",
     )
     parser.add_argument(
         "--provider",
@@ -79,10 +81,18 @@ def blocks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--turns", type=positive, default=8, help="measurements of each size (default: 8)")
 
 
+def gpu(parser: argparse.ArgumentParser) -> None:
+    """The options of `bench gpu`."""
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the results")
+    parser.add_argument("--minutes", type=float, default=9.0, help="time for this call (default: 9)")
+    parser.add_argument("--stages", nargs="+", metavar="STAGE", help="only these (default: all)")
+
+
 COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = {
     "run": ("measure.compare", "measure time and memory against all others, on this machine", run),
     "static": ("count.static", "count bytes, launches and instructions, without a GPU", static),
     "report": ("report.pages", "draw the figures and fill the tables of the pages from the results", report),
+    "gpu": ("gpu.command", "prove and measure everything on a GPU, in the minutes that there are", gpu),
     "recipes": ("measure.recipes", "measure a training step by each recipe", recipes),
     "blocks": ("measure.blocks", "measure the eager path with blocks of other sizes", blocks),
 }

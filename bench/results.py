@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import os
 import platform
 import statistics
 import subprocess
@@ -10,9 +12,10 @@ from datetime import date
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd  # imported where it is used: a machine that only measures may be without it
 
 FOLDER = Path(__file__).parent / "results"  # those of the repository
 
@@ -32,7 +35,7 @@ COLUMNS: dict[str, type] = {
     "backend": str,  # of ours: "eager" or "triton"
     "compiled": bool,  # by torch.compile
     "kernel": str,  # one alone, "whole_maps.forward"; "" for all that the mode takes
-    "mode": str,  # "forward", "backward" or "both"
+    "mode": str,  # "forward", "backward" or "both"; "training step" of a whole network
     # Where and when
     "device": str,  # "AMD EPYC", "H200", "sm_90"; "GPU" for what holds on any
     "threads": int,  # of a CPU; 0 on a GPU
@@ -59,6 +62,7 @@ VERSIONS = ["python", "torch", "triton"]
 
 METRICS = {  # and their units
     "wall": "ms",  # from the call until the result is there, on the host's clock
+    "host": "ms",  # until the call returns, on the host's clock, with a GPU that has nothing else to do
     "operator": "ms",  # on a GPU, between events around the call: launches and the gaps between them
     "kernel": "ms",  # on a GPU, of a replayed CUDA graph: no host in between
     "ratio": "times ours",  # the same time of the provider, divided by ours in the same turn
@@ -73,6 +77,10 @@ METRICS = {  # and their units
     "stack": "bytes per thread",
     "spills": "registers",
     "shared": "bytes per program",
+    "memory throughput": "of the peak",  # of a GPU's memory, as its counters say, like the next
+    "issue activity": "of the peak",
+    "first cache hits": "of the loads",  # sectors that loads found in the cache of their SM
+    "second cache hits": "of the reads",
     "load width": "bytes",  # of one access to the features
     "store width": "bytes",  # of one access to their gradient
     "memory time": "ms",  # traffic by published bandwidth
@@ -101,6 +109,8 @@ def result(metric: str, value: float | Sequence[float], known: str, **facts: Any
 
 def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Rows of `result` as a table; ValueError for a column, metric or number that makes no sense."""
+    import pandas as pd
+
     table = pd.DataFrame(list(rows), columns=None if rows else list(COLUMNS))
     return _checked(table).astype(COLUMNS)
 
@@ -119,6 +129,17 @@ def _checked(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+def append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Add rows of `result` to the end of a file, which need not be there."""
+    is_new = not path.exists()
+    with open(path, "a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(COLUMNS), lineterminator="\n")
+        if is_new:
+            writer.writeheader()
+        for row in rows:
+            writer.writerow({**row, **{name: _text(float(row[name])) for name in ("value", "low", "high")}})
+
+
 def write(path: Path, table: pd.DataFrame) -> None:
     """Write a file of results, in place of one that is there."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,6 +153,8 @@ def _text(number: float) -> str:
 
 def update(path: Path, table: pd.DataFrame) -> None:
     """Add results to a file, in place of all that it has for the same features and device: ratios are of one run."""
+    import pandas as pd
+
     if path.exists():
         same = [*FEATURES, *DEVICE, "known"]
         older = read(path)
@@ -142,6 +165,8 @@ def update(path: Path, table: pd.DataFrame) -> None:
 
 def read(path: Path) -> pd.DataFrame:
     """Read a file of results; ValueError names a file that has something else."""
+    import pandas as pd
+
     try:
         return _checked(pd.read_csv(path, keep_default_na=False, dtype=COLUMNS))
     except (ValueError, KeyError) as error:
@@ -150,6 +175,8 @@ def read(path: Path) -> pd.DataFrame:
 
 def read_folder(folder: Path) -> pd.DataFrame:
     """All results of a folder, file by file; SystemExit says which file cannot be read, or that there is none."""
+    import pandas as pd
+
     paths = sorted(folder.glob("*.csv"))
     if not paths:
         raise SystemExit(
@@ -192,7 +219,10 @@ def versions() -> str:
 
 
 def _commit() -> str:
-    """The commit that is checked out, with a "+" for changes since, results apart; "unknown" without git."""
+    """The commit that is checked out, with a "+" for changes since, results apart.
+
+    Without git it is the variable BENCH_COMMIT of the environment, else "unknown".
+    """
 
     def git(*arguments: str) -> str:
         folder = Path(__file__).parent
@@ -204,4 +234,4 @@ def _commit() -> str:
         changes = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(exclude,top)bench/results")
         return git("rev-parse", "--short=10", "HEAD") + "+" * bool(changes)
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return os.environ.get("BENCH_COMMIT", "unknown")

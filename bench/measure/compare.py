@@ -14,9 +14,8 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 
 from reference.training.environment import environment, usable_cores
@@ -27,6 +26,9 @@ from ..providers import Inputs, Provider, label, oracle, providers, verdict_on
 from ..results import result, where
 from .memory import peak_bytes
 from .timing import MODES, Clock, call_of, clocks, copy_call, rotation
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COPY = Provider("copy", lambda features, *_: features.clone())  # beside the others, for what the device can do
 Rows = list[dict[str, Any]]
@@ -183,14 +185,15 @@ def main(options: argparse.Namespace) -> None:
         if threads:
             torch.set_num_threads(threads)
         print(f"{device_name(device)}; {results.versions()}; commit {results.run_facts()['commit']}")
+        compiled = is_gpu if options.compiled is None else options.compiled
         if not is_gpu:
-            left_out = "the Triton kernels" + " and (without --compiled) torch.compile" * (not options.compiled)
+            left_out = "the Triton kernels" + " and (without --compiled) torch.compile" * (not compiled)
             print(f"on a CPU {left_out} are left out")
         print(f"medians (and quartiles) of {turns} turns; memory is the most held at a time, beside the features")
         path = options.output / f"{re.sub(r'[^a-z0-9]+', '-', device_name(device).lower())}.csv"
         for case, modes in cases:
             print(line_of(case), flush=True)
-            rows = measure_apart(case, device, threads, is_gpu or options.compiled, options.provider, turns, modes)
+            rows = measure_apart(case, device, threads, compiled, options.provider, turns, modes)
             found = results.frame(rows)
             print(*table(found), sep="\n", flush=True)
             results.update(path, found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -243,6 +244,13 @@ def test_on_a_gpu_kernels_operators_and_wall_time_are_told_apart(gpu: FakeGpu) -
     assert gpu.log == ["prepare", "wait", "run a", "wait"]
 
 
+def test_the_host_is_timed_until_the_call_returns(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *device: time.sleep(0.2))
+    call = timing.Call(lambda inputs: gpu.call("run"))
+    clocks = timing.clocks(call, ["a"], torch.device("cuda"), warm_up=0, name="it")  # type: ignore[list-item]
+    assert clocks["host"](0) < 0.2 <= clocks["wall"](0)
+
+
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
@@ -255,7 +263,7 @@ def test_a_call_that_cannot_be_captured_is_timed_all_the_same(
 ) -> None:
     call = timing.Call(lambda inputs: gpu.call("run", **kind))
     clocks = timing.clocks(call, ["a"], torch.device("cuda"), warm_up=1, name="Theirs")  # type: ignore[list-item]
-    assert set(clocks) == {"wall", "operator"}
+    assert set(clocks) == {"wall", "host", "operator"}
     assert gpu.sync_mode == "default"
     printed = capsys.readouterr().out
     assert printed == f"  Theirs cannot be captured in a CUDA graph: {reason}\n"
@@ -288,7 +296,7 @@ def test_on_a_gpu_each_clock_has_a_row(gpu: FakeGpu, monkeypatch: pytest.MonkeyP
     assert set(rows.device) == {"Some GPU"}
     assert set(rows.threads) == {0}
     both = where(rows, provider="theirs", mode="both").set_index("metric").value
-    assert set(both.index) == {"wall", "operator", "kernel", "peak", "error"}
+    assert set(both.index) == {"wall", "host", "operator", "kernel", "peak", "error"}
     assert list(both[["operator", "kernel", "peak"]]) == pytest.approx([1000, 100, 7])
     assert where(rows, provider="copy", metric="kernel").value.item() == pytest.approx(100)
 
@@ -303,7 +311,7 @@ def test_on_a_real_gpu_everyone_is_timed_on_every_clock(case: Case, monkeypatch:
     for provider in everyone:
         for mode in timing.MODES:
             metrics = set(where(rows, **provider.facts, mode=mode).metric)
-            assert metrics >= {"wall", "operator", "kernel"}
+            assert metrics >= {"wall", "host", "operator", "kernel"}
 
 
 def test_a_cpu_is_named_with_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:

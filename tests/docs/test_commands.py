@@ -37,6 +37,7 @@ SMALL = {
     "reference ablation --recipe": f"{IMAGES} --channels-per-class 3 --seeds 0 --over-channels-per-class",
     "reference ablation": FACES,
     "reference train": IMAGES,
+    "bench gpu": "--minutes 0",  # `test_gpu` runs all of it
     "bench run": "--cases '512x7x7 (88x2 + 112x3) float32 contiguous' --no-sweeps --turns 1 --modes both",
     "bench report": "--results bench/results",
 }

@@ -1,0 +1,106 @@
+"""Stage 4: time, bandwidth and memory of the loss against everyone else, for a few shapes; `all_times` has the others.
+
+Everything that torch.compile has to compile is compiled first, in parallel: the measurements then find it in its cache.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+
+import torch
+
+from mcl_triton import ChannelGroups
+from reference.training.environment import usable_cores
+
+from .. import results
+from ..cases import Case, line_of, quick_cases
+from ..measure import compare
+from ..providers import FORMULAS, OURS, Inputs, Provider
+from .stage import Part, Setup
+
+FIRST = ("ResNet50, 448 pixels", "from scratch", "VGG16 or ResNet18, 224 pixels")
+STAND_IN = Case(2, ChannelGroups.split(14, 4), 5)  # for a CPU
+TURNS = 50
+WARM_UP = 10
+
+
+def parts(setup: Setup) -> list[Part]:
+    """Those of CUB: the few that differ most come first."""
+    return parts_for(setup, sorted(quick_cases(), key=_place))
+
+
+def _place(case: Case) -> int:
+    return next((place for place, words in enumerate(FIRST) if words in case.name), len(FIRST))
+
+
+def parts_for(setup: Setup, cases: Sequence[Case]) -> list[Part]:
+    """All compilation, then a part per case; a small case on a CPU."""
+    if not setup.is_gpu:
+        cases = [STAND_IN]
+    return [
+        Part("compile", lambda: compile_all(setup, cases)),
+        *(Part(line_of(case), lambda case=case: measure(setup, case)) for case in cases),  # type: ignore[misc]
+    ]
+
+
+def everyone(device: torch.device) -> list[Provider]:
+    """Ours, the official and the plain formula; on a GPU each compiled as well."""
+    if device.type != "cuda":
+        return [OURS["eager"], *FORMULAS]
+    plain = [OURS["triton"], *FORMULAS]
+    return plain + [replace(one, loss=torch.compile(one.loss), compiled=True) for one in plain]
+
+
+def compile_all(setup: Setup, cases: Sequence[Case]) -> str:
+    """Take a step of each compiled provider for each case, many at a time."""
+    setup.require_gpu()
+    jobs = [(case, number) for case in cases for number, one in enumerate(everyone(setup.device)) if one.compiled]
+    processes = max(1, min(usable_cores() // 2, 8, len(jobs)))
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "2"
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        runs = [pool.submit(_compile, setup.device, *job) for job in jobs]
+        mistakes = [run.exception() for run in runs]
+    wrong = [mistake for mistake in mistakes if mistake is not None]
+    print(*wrong, sep="\n")
+    if len(wrong) == len(jobs):
+        raise RuntimeError(f"nothing could be compiled: {wrong[0]}")
+    return f"{len(jobs) - len(wrong)} of {len(jobs)} compiled by {processes} processes"
+
+
+def _compile(device: torch.device, case: Case, number: int) -> None:
+    Inputs.of(case, device).step(everyone(device)[number].loss)
+    torch.cuda.synchronize()
+
+
+def measure(setup: Setup, case: Case) -> str:
+    """Everything about a case, in a process of its own; its rows are written when they are all there."""
+    turns = TURNS if setup.is_gpu else 2
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        rows = process.submit(_measure, setup.device, case, turns).result()
+    results.append(setup.results, rows)
+    return summary(rows)
+
+
+def _measure(device: torch.device, case: Case, turns: int) -> compare.Rows:
+    return compare.measure(case, everyone(device), device, turns, warm_up=WARM_UP if device.type == "cuda" else 1)
+
+
+def summary(rows: compare.Rows) -> str:
+    """Medians of a whole step in one line, with the share of the bandwidth of a copy that ours has."""
+    clock = "kernel" if any(row["metric"] == "kernel" for row in rows) else "wall"
+    step = {
+        compare.label(row["provider"], row["backend"], row["compiled"]): row["value"]
+        for row in rows
+        if row["metric"] == clock and row["mode"] == "both"
+    }
+    for row in rows:
+        if row["metric"] in ("kernel", "operator", "wall", "host", "peak"):
+            who = compare.label(row["provider"], row["backend"], row["compiled"])
+            print(f"  {who:28}{row['mode']:10}{row['metric']:10}{row['value']:12.5g} {row['unit']}")
+    wrong = [row["provider"] for row in rows if row["metric"] == "wrong"]
+    text = ", ".join(f"{who} {value:.4g}" for who, value in step.items())
+    return f"{clock} ms: {text}" + (f"; wrong: {', '.join(wrong)}" if wrong else "")
