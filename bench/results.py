@@ -83,9 +83,9 @@ METRICS = {  # and their units
     "second cache hits": "of the reads",
     "load width": "bytes",  # of one access to the features
     "store width": "bytes",  # of one access to their gradient
-    "memory time": "ms",  # traffic by published bandwidth
-    "issue time": "ms",  # issue slots, four per clock and SM
-    "modelled time": "ms",  # the larger of the two, and launches at a stated cost
+    "memory time": "µs",  # traffic by the bandwidth that a copy reaches
+    "issue time": "µs",  # issue slots, four per clock and SM
+    "modelled time": "µs",  # the larger of the two, and launches at a stated cost
 }
 
 KNOWN = ("measured", "counted", "modelled")  # on the device; without it, from code; by a model

@@ -18,7 +18,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -60,6 +60,11 @@ class Variant(Case):
 
     mask: str = "shared"
     wants: str = "both"
+
+    @staticmethod
+    def of(case: Case) -> Variant:
+        """The usual request for a case."""
+        return Variant(**{field.name: getattr(case, field.name) for field in fields(case)})
 
     def __str__(self) -> str:
         odd = [f"mask {self.mask}"] * (self.mask != "shared") + [f"{self.wants} only"] * (self.wants != "both")

@@ -1,17 +1,20 @@
-"""What `torch.compile` makes of a loss for a GPU, without one: the kernels that Inductor generates, and their bytes.
+"""What `torch.compile` makes of a loss for a GPU, without one: the kernels that Inductor generates, and their needs.
 
 The loss is traced on the CPU, as far as Inductor's front end goes. Its two graphs are then moved to a CUDA device that
-there is none of, and Inductor generates code for an H100, which nobody compiles or runs. Bytes are Inductor's own
-count: each buffer that a kernel reads or writes, once. This reaches into parts of PyTorch that are not public.
+does not exist; Inductor generates code for an H100, and Triton compiles it. Bytes are Inductor's own count: each buffer
+that a kernel reads or writes, once. Instructions are counted in machine code, as ours are. This reaches into parts of
+PyTorch that are not public.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
+from math import prod
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
@@ -23,9 +26,10 @@ from mcl_triton import loss as loss_module
 
 from ..cases import Case
 from ..providers import Loss
+from .instructions import MachineCode
 from .launches import Launch, Step
 
-DEVICE = "H100 (Inductor's code, not run)"
+NEGLIGIBLE = 0.01  # kernels that move less than this part of the bytes of the largest are not compiled
 _CUDA = torch.device("cuda", 0)
 _H100 = SimpleNamespace(  # of what `torch.cuda.get_device_properties` tells, what Inductor asks for
     name="NVIDIA H100",
@@ -51,8 +55,8 @@ _H100 = SimpleNamespace(  # of what `torch.cuda.get_device_properties` tells, wh
 _GIGABYTES_A_SECOND = 3350.0
 
 
-def compiled_step(loss: Loss, case: Case) -> Step:
-    """What a step of a compiled loss launches, mask given, and what that reads and writes.
+def compiled_step(loss: Loss, case: Case, instructions: bool = False) -> Step:
+    """The launches of a step of a compiled loss, mask given, with their bytes, and their instructions if so wanted.
 
     Our own kernels are the launches "channel_pool" and "channel_pool_backward". In this process TRITON_INTERPRET must
     not be set.
@@ -61,7 +65,7 @@ def compiled_step(loss: Loss, case: Case) -> Step:
     targets, mask = torch.zeros(case.batch, dtype=torch.long), torch.ones(case.groups.num_channels)
     with patch.object(loss_module, "uses_kernels", lambda backend, device: backend == "triton"):
         forward, backward = graphs(lambda features: loss(features, targets, mask, case.groups), features)
-    return Step(generated(forward), generated(backward))
+    return Step(generated(forward, instructions), generated(backward, instructions))
 
 
 def graphs(function: Callable[[Tensor], Tensor], argument: Tensor) -> list[GraphModule]:
@@ -91,7 +95,7 @@ def graphs(function: Callable[[Tensor], Tensor], argument: Tensor) -> list[Graph
     return found
 
 
-def generated(graph: GraphModule) -> list[Launch]:
+def generated(graph: GraphModule, instructions: bool = False) -> list[Launch]:
     """The kernels that Inductor generates for a graph on an H100, and those that it calls, in order."""
     from torch._inductor import compile_fx, config
     from torch._inductor.graph import GraphLowering
@@ -104,16 +108,24 @@ def generated(graph: GraphModule) -> list[Launch]:
             node.kwargs = {**node.kwargs, "device": _CUDA}
     graph.recompile()
     launches: list[Launch] = []
+    calls: list[int] = []  # the places among the launches of those generated
 
     class Generated(Exception):
         pass
 
     def generate(lowering: Any) -> None:
         """In place of generating, compiling and loading a module."""
-        lowering.codegen()
+        wrapper, _ = lowering.codegen()
         for node, words in lowering.count_bytes()[1]:
             if name := _name(node):
+                if not node.is_extern():
+                    calls.append(len(launches))
                 launches.append(Launch(name, 4 * words))
+        if instructions:
+            largest = max(launch.nbytes for launch in launches)
+            for place, kernel in zip(calls, _Kernel.called_in(wrapper.value), strict=True):
+                if launches[place].nbytes >= NEGLIGIBLE * largest:
+                    launches[place] = launches[place]._replace(slots=kernel.slots())
         raise Generated
 
     with (
@@ -130,6 +142,52 @@ def generated(graph: GraphModule) -> list[Launch]:
             if not isinstance(error, Generated) and not isinstance(getattr(error, "inner_exception", None), Generated):
                 raise
     return launches
+
+
+class _Kernel(NamedTuple):
+    """A kernel in the code that Inductor generates."""
+
+    name: str
+    source: str
+
+    @staticmethod
+    def called_in(code: str) -> list[_Kernel]:
+        """The kernels that a generated module launches, in order."""
+        sources = dict(re.findall(r"(\w+) = async_compile\.triton\('\w+', '''(.*?)'''", code, re.DOTALL))
+        return [_Kernel(name, sources[name]) for name in re.findall(r"^\s+(\w+)\.run\(", code, re.MULTILINE)]
+
+    def slots(self) -> int:
+        """The instructions that its warps issue, with the cheapest of the configurations that Inductor would time."""
+        from torch._inductor.codecache import PyCodeCache
+        from torch._inductor.runtime.triton_heuristics import GridExpr
+
+        tuner = getattr(PyCodeCache.load(self.source), self.name)
+        tuner.inductor_meta["assert_indirect_indexing"] = False  # an assertion that fails leaves the kernel
+        sizes = {
+            name: int(size) for name, size in re.findall(r"^    (\w+)(?:: \S+)? = (\d+)$", self.source, re.MULTILINE)
+        }
+        found = []
+        for config in tuner.configs:
+            kernel = _compiled(tuner, config)
+            programs = prod(GridExpr.from_meta(tuner.inductor_meta, config).eval_slow(sizes))
+            issued = MachineCode(kernel.asm["ptx"]).issued(sizes | config.kwargs).total()
+            found.append(issued * kernel.metadata.num_warps * programs)
+        return min(found)
+
+
+def _compiled(tuner: Any, config: Any) -> Any:
+    """The kernel of Triton that Inductor's would launch."""
+    import triton
+
+    kernels, compile_kernel = [], triton.compile
+
+    def keep(*arguments: Any, **options: Any) -> Any:
+        kernels.append(compile_kernel(*arguments, **options))
+        return kernels[-1]
+
+    with patch.object(triton, "compile", keep):
+        tuner._precompile_config(config)
+    return kernels[-1]
 
 
 def _outputs(graph: GraphModule) -> tuple[Any, ...]:
@@ -156,6 +214,7 @@ def _an_h100() -> Iterator[None]:
     """Pretend that there is one, as far as Inductor looks."""
     from torch._dynamo.device_interface import CudaInterface
     from torch._inductor import scheduler, utils
+    from torch._inductor.runtime import triton_helpers
     from torch._subclasses import fake_tensor
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
@@ -203,4 +262,5 @@ def _an_h100() -> Iterator[None]:
         stack.enter_context(patch.object(scheduler, "has_triton", lambda *device: True))
         stack.enter_context(patch.object(fake_tensor, "init_gpu_context", lambda device: None))
         stack.enter_context(patch.object(driver, "_active", active))
+        stack.enter_context(patch.object(triton_helpers, "set_driver_to_gpu", lambda: None))
         yield

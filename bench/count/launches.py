@@ -49,10 +49,14 @@ _SCATTERS = {torch.ops.aten.scatter.src, torch.ops.aten.scatter_.src}
 
 
 class Launch(NamedTuple):
-    """One launch: whose, and the bytes that it reads and writes, 0 for our own kernels, see `traffic`."""
+    """One launch, the bytes that it reads and writes, and the instructions that its warps issue.
+
+    Bytes and instructions of our own kernels are 0 here: see `traffic` and `instructions`.
+    """
 
     name: str
     nbytes: int = 0
+    slots: int = 0
 
 
 class Step(NamedTuple):

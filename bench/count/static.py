@@ -2,12 +2,15 @@
 
 For features of real networks: the bytes that a step moves, the kernels that it launches and the instructions that they
 issue, for ours, for the formulas in eager PyTorch, and for `torch.compile` of each; what the compiler makes of our
-kernels for several GPUs; and the least time of a step by these numbers.
+kernels for several GPUs; and the least time of a step on an H200 by these numbers.
 
-counted    ours: some classes of one sample in Triton's interpreter, multiplied (`traffic`), and the operators around
-           them; the formulas: what each operator is given and returns, once (`launches`); `torch.compile`: Inductor's
-           own count in its code for an H100 (`inductor`); registers and widths: compiled code (`compiled`)
-modelled   memory time, issue time, modelled time (`model`)
+counted    bytes and launches of ours: some classes of one sample in Triton's interpreter, multiplied (`traffic`), and
+           the operators around them; of the formulas: what each operator is given and returns, once (`launches`); of
+           `torch.compile`: Inductor's own count in its code for an H100 (`inductor`); registers, widths: compiled code
+           (`compiled`); instructions: machine code, loops times their trips (`instructions`), of the formulas as
+           `torch.compile` has them, for the shapes of one data set
+modelled   memory time: bytes at the bandwidth that a copy reaches; issue time: instructions, 4 per clock and SM;
+           modelled time: the larger of the two, and a cost per launch
 """
 
 from __future__ import annotations
@@ -29,19 +32,34 @@ from ..providers import FORMULAS, OURS, Provider, label
 from ..results import result, where
 from .compiled import TARGETS, Report, Variant, compile_cases, workers
 from .inductor import compiled_step
+from .instructions import H200, Issue, issue_of
 from .launches import Launch, Step, step_of
-from .model import GPUS, memory_ms, step_ms
 from .traffic import bytes_of_batch
 
 PROVIDERS = (OURS["triton"], *FORMULAS)
+INSTRUCTIONS_OF = "CUB"  # compiling all formulas for all data sets takes an hour, and numbers vary little
+LAUNCH_MICROSECONDS = 3.0  # from one kernel to the next, without CUDA graphs; 2 to 5 on real systems
 _POOLING = {"forward_kernel", "backward_kernel", "channel_pool", "channel_pool_backward"}  # eager's names, compiled's
 
 
 class Amount(NamedTuple):
-    """The needs of one direction of a step."""
+    """The needs of one direction of a step.
+
+    Attributes:
+        nbytes: read from and written to memory.
+        launches: of kernels.
+        slots: instructions of warps; 0 where nobody counted them.
+    """
 
     nbytes: int
     launches: int
+    slots: int
+
+    def microseconds(self) -> dict[str, float]:
+        """The least time on an H200, by metric."""
+        memory, issue = H200.memory_microseconds(self.nbytes), H200.issue_microseconds(self.slots)
+        times = {"memory time": memory, "modelled time": max(memory, issue) + self.launches * LAUNCH_MICROSECONDS}
+        return times | ({"issue time": issue} if self.slots else {})
 
 
 class Count(NamedTuple):
@@ -69,28 +87,38 @@ def all_cases() -> list[Case]:
 
 
 def count(compiling: ProcessPoolExecutor, cases: Sequence[Case]) -> list[Count]:
-    """Bytes and launches of everyone, case by case."""
+    """Bytes, launches and instructions of everyone, case by case."""
     compiled = [
-        [(replace(one, compiled=True), compiling.submit(compiled_step, one.loss, case)) for one in PROVIDERS]
+        [
+            compiling.submit(compiled_step, one.loss, case, one.name != "ours" and case.data_set == INSTRUCTIONS_OF)
+            for one in PROVIDERS
+        ]
         for case in cases
     ]
+    issued = [compiling.submit(issue_of, "sm_90", Variant.of(case)) for case in cases]
     with workers(interpret=True) as interpreting:
         eager = list(interpreting.map(_count_eager, cases))
     counts = []
-    for case, (pooled, steps), of_case in zip(cases, eager, compiled, strict=True):
-        by_provider = list(zip(PROVIDERS, steps, strict=True)) + [(one, step.result()) for one, step in of_case]
-        counts += [count_of(case, one, step, pooled) for one, step in by_provider]
+    for case, (pooled, steps), of_case, issue in zip(cases, eager, compiled, issued, strict=True):
+        own = pooled, tuple(sum(kernel.slots.values()) for kernel in issue.result()[:2])
+        compiled_ones = [replace(one, compiled=True) for one in PROVIDERS]
+        everyone = zip([*PROVIDERS, *compiled_ones], [*steps, *(step.result() for step in of_case)], strict=True)
+        counts += [count_of(case, one, step, *own) for one, step in everyone]
     return counts
 
 
-def count_of(case: Case, provider: Provider, step: Step, pooled: tuple[int, int]) -> Count:
-    """Bytes and launches of a step, with the bytes of our own kernels in their place."""
+def count_of(case: Case, provider: Provider, step: Step, nbytes: Sequence[int], slots: Sequence[int]) -> Count:
+    """The needs of a step, with bytes and instructions of our own two kernels in their place."""
 
-    def amount(launches: list[Launch], pooled: int) -> Amount:
-        nbytes = sum(pooled if launch.name in _POOLING else launch.nbytes for launch in launches)
-        return Amount(nbytes, len(launches))
+    def amount(launches: list[Launch], nbytes: int, slots: int) -> Amount:
+        own = [launch.name in _POOLING for launch in launches]
+        return Amount(
+            sum(nbytes if is_own else launch.nbytes for launch, is_own in zip(launches, own, strict=True)),
+            len(launches),
+            sum(slots if is_own else launch.slots for launch, is_own in zip(launches, own, strict=True)),
+        )
 
-    return Count(case, provider, amount(step.forward, pooled[0]), amount(step.backward, pooled[1]))
+    return Count(case, provider, amount(step.forward, nbytes[0], slots[0]), amount(step.backward, nbytes[1], slots[1]))
 
 
 def _count_eager(case: Case) -> tuple[tuple[int, int], list[Step]]:
@@ -99,20 +127,20 @@ def _count_eager(case: Case) -> tuple[tuple[int, int], list[Step]]:
 
 
 def rows_of_counts(counts: Iterable[Count]) -> Iterator[dict[str, Any]]:
-    """Traffic and launches, and the time that they take at least."""
+    """Traffic, launches and instructions, and the time that they take at least."""
     for one in counts:
-        facts = one.case.facts | one.provider.facts
         for mode, amount in one.modes().items():
-            device = "sm_90" if one.provider.compiled else "GPU"
-            yield result("traffic", amount.nbytes, "counted", mode=mode, device=device, **facts)
-            yield result("launches", amount.launches, "counted", mode=mode, device=device, **facts)
-        for name, gpu in GPUS.items():
-            both, of = one.modes()["both"], {"mode": "both", "device": name, **facts}
-            yield result("memory time", memory_ms(gpu, both.nbytes), "modelled", **of)
-            yield result("modelled time", step_ms(gpu, both.nbytes, 0, both.launches), "modelled", **of)
+            facts = one.case.facts | one.provider.facts | {"mode": mode}
+            numbers = {"traffic": amount.nbytes, "launches": amount.launches}
+            for metric, value in numbers.items():
+                yield result(metric, value, "counted", device="sm_90" if one.provider.compiled else "GPU", **facts)
+            if amount.slots:
+                yield result("issue slots", amount.slots, "counted", device="sm_90", **facts)
+            for metric, value in amount.microseconds().items():
+                yield result(metric, value, "modelled", device=H200.name, **facts)
 
 
-def rows_of_kernels(reports: Iterable[Report]) -> Iterator[dict[str, Any]]:
+def rows_of_kernels(reports: Iterable[Report], issued: dict[tuple[str, Case], list[Issue]]) -> Iterator[dict[str, Any]]:
     """What the compiler makes of our kernels; that of the mask once per shape."""
     for report in reports:
         is_of_mask = report.kernel == "masks.mask"
@@ -124,6 +152,9 @@ def rows_of_kernels(reports: Iterable[Report]) -> Iterator[dict[str, Any]]:
         for case in sorted(cases, key=str):
             for metric, value in _facts(report).items():
                 yield result(metric, value, "counted", **of, **case.facts)
+            for kernel in issued.get((report.target, case), []):
+                if kernel.kernel == report.kernel:
+                    yield result("issue slots", sum(kernel.slots.values()), "counted", **of, **case.facts)
 
 
 def _facts(report: Report) -> dict[str, int]:
@@ -138,16 +169,20 @@ def _facts(report: Report) -> dict[str, int]:
 
 def table_of_steps(rows: pd.DataFrame, cases: Iterable[Case]) -> Iterator[str]:
     """Lines of text: the needs of everyone's step, case by case."""
+    columns = {"launches": "launches", "traffic": "bytes / |F|"}
+    times = {"memory time": "bytes, µs", "issue time": "issue, µs", "modelled time": "model, µs"}
     for case in cases:
         yield line_of(case)
-        yield f"  {'forward + backward':28}{'launches':>12}{'bytes / |F|':>16}" + "".join(f"{gpu:>22}" for gpu in GPUS)
+        yield f"  {'forward + backward':26}" + "".join(head.rjust(15) for head in [*columns.values(), *times.values()])
         for provider, of in where(rows, kernel="", **case.facts).groupby(results.PROVIDER, sort=False):
-            values = of.set_index(["metric", "mode", "device"]).value
-            line = f"  {label(*provider):28}"
-            for metric, unit, width in (("launches", 1, 12), ("traffic", case.nbytes, 16)):
-                numbers = [values[metric, mode].item() / unit for mode in ("forward", "backward")]
-                line += " + ".join(f"{n:.0f}" if unit == 1 else f"{n:.2f}" for n in numbers).rjust(width)
-            yield line + "".join(f"{1e3 * values['modelled time', 'both', gpu]:12.0f} µs (model)" for gpu in GPUS)
+            values = of.set_index(["metric", "mode"]).value.to_dict()
+            line = f"  {label(*provider):26}"
+            for metric in columns:
+                numbers = [values[metric, mode] for mode in ("forward", "backward")]
+                texts = [f"{n:.0f}" if metric == "launches" else f"{n / case.nbytes:.2f}" for n in numbers]
+                line += " + ".join(texts).rjust(15)
+            found = [values.get((metric, "both")) for metric in times]
+            yield line + "".join(("–" if value is None else f"{value:.1f}").rjust(15) for value in found)
         yield ""
 
 
@@ -174,10 +209,13 @@ def main(options: argparse.Namespace) -> None:
     cases = chosen(all_cases(), options.cases)
     print(f"{results.versions()}; commit {results.run_facts()['commit']}")
     print(f"{len(cases)} cases: {'compiling' if options.kernels else 'counting, generating and compiling code'}")
-    variants = [Variant(case.batch, case.groups, case.side, case.dtype, case.layout) for case in cases]
+    variants = [Variant.of(case) for case in cases]
+    nvidia = [target for target in TARGETS if target.startswith("sm_")]
     with workers() as pool:
         rows = [] if options.kernels else list(rows_of_counts(count(pool, cases)))
-        rows += rows_of_kernels(compile_cases(pool, variants, TARGETS))
+        keys = [(target, variant) for target in nvidia for variant in variants]
+        issued = dict(zip(keys, pool.map(issue_of, *zip(*keys, strict=True)), strict=True))
+        rows += rows_of_kernels(compile_cases(pool, variants, TARGETS), issued)
     table = results.frame(rows)
     print(table_of_kernels(table))
     if options.kernels:

@@ -18,7 +18,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 from reference.figures.theme import SMALL, Theme, page
 
 from ..cases import USUAL, sweeps
-from ..count.model import LAUNCH_MICROSECONDS
+from ..count.instructions import H200
+from ..count.static import LAUNCH_MICROSECONDS
 from ..providers import label
 from ..results import DEVICE, PROVIDER, where
 
@@ -140,7 +141,7 @@ def bytes_launches(results: Table, theme: Theme) -> Figure | None:
 
 def instructions(results: Table, theme: Theme) -> Figure | None:
     """Time to issue the instructions of a step beside the time to move its bytes."""
-    rows = shown(where(results, metric=["issue time", "memory time"], mode="both", device="H200", kernel=""))
+    rows = shown(where(results, metric=["issue time", "memory time"], mode="both", device=H200.name, kernel=""))
     known = where(rows, metric="issue time")[PROVIDER].drop_duplicates()
     rows = rows.merge(known, on=PROVIDER)
     if rows.empty:
@@ -151,16 +152,15 @@ def instructions(results: Table, theme: Theme) -> Figure | None:
         theme,
         "Instructions or bytes: what takes longer on an H200? A model",
         f"Least time of a step's kernels, forward + backward, {batch_of(rows)} samples, shapes of {DATA_SET}. Markers: "
-        "to issue the counted instructions, 4 per clock and SM. Ticks: to move the counted bytes at 4.8 TB/s. Without "
-        f"launches, {LAUNCH_MICROSECONDS:g} µs each. Nobody has measured this. {sources(rows)}",
+        "to issue the counted instructions, 4 per clock and SM. Ticks: to move the counted bytes at "
+        f"{H200.bandwidth / 1e3:g} TB/s. Without launches, {LAUNCH_MICROSECONDS:g} µs each. Nobody has measured this. {sources(rows)}",
         [[(variant, of_variant(issue, variant)) for variant in VARIANTS]],
-        scale=1e3,
     )
     there = looks(rows, theme)
     for axis, variant in zip(axes, VARIANTS, strict=True):
         axis.set_xscale("log")
         for key, height, row in placed(of_variant(memory, variant), shapes_in(rows), list(there)):
-            axis.plot(1e3 * row.value, height, "|", color=there[key].color, markersize=9, markeredgewidth=1.8)
+            axis.plot(row.value, height, "|", color=there[key].color, markersize=9, markeredgewidth=1.8)
         log_ticks(axis.xaxis, axis.get_xlim(), labels=7)
     axes[-1].set_xlabel("µs", loc="left")
     return figure
@@ -220,7 +220,6 @@ def panels(
     subtitle: str,
     grid: Sequence[Sequence[tuple[tuple[str, str], Table]]],
     notes: dict[Key, str] | None = None,
-    scale: float = 1.0,
 ) -> tuple[Figure, list[Axes]]:
     """A figure with a line per shape and a marker per provider.
 
@@ -229,7 +228,6 @@ def panels(
         theme, title, subtitle: as in `page`.
         grid: the panels, each a dtype and layout and its rows. A single line of panels is drawn as a column.
         notes: a text at the right of a shape, by its facts.
-        scale: what values are multiplied by.
     """
     there, shapes = looks(rows, theme), shapes_in(rows)
     lines = [[panel] for panel in grid[0]] if len(grid) == 1 else grid
@@ -247,8 +245,8 @@ def panels(
         for place in range(0, len(shapes), 2):
             axis.axhspan(place - 0.5, place + 0.5, color=theme.grid, alpha=0.4, linewidth=0, zorder=0)
         for key, place, row in placed(of, shapes, list(there)):
-            error = [[scale * (row.value - row.low)], [scale * (row.high - row.value)]]
-            axis.errorbar(scale * row.value, place, xerr=error, elinewidth=1, **there[key].points(theme))
+            error = [[row.value - row.low], [row.high - row.value]]
+            axis.errorbar(row.value, place, xerr=error, elinewidth=1, **there[key].points(theme))
         for place, shape in enumerate(shapes):
             if note := (notes or {}).get((*shape, *variant)):
                 axis.annotate(

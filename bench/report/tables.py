@@ -10,13 +10,12 @@ from collections.abc import Callable, Iterable, Sequence
 
 import pandas as pd
 
-from ..cases import all_cases
+from ..count.instructions import H200
 from ..providers import label
 from ..results import DEVICE, FEATURES, PROVIDER, where
 from .charts import in_features, main_device, on, shown, sources
 
 PEERS = [("official", "", False), ("plain", "", False), ("plain", "", True)]
-_ORDER = list(dict.fromkeys((*case.facts.values(),) for case in all_cases()))
 
 Table = pd.DataFrame
 
@@ -62,9 +61,13 @@ def counted(results: Table) -> list[str]:
 
 
 def modelled(results: Table) -> list[str]:
-    """Microseconds of a step on an H200, by the model."""
-    rows = shown(where(results, metric="modelled time", device="H200"))
-    return by_features(cells_of(rows.assign(value=1e3 * rows.value), "{value:.0f}"))
+    """Microseconds of a step on an H200: by the model, and in it those of bytes and of instructions."""
+    rows = shown(where(results, device=H200.name, mode="both", kernel=""))
+    model, memory, issue = (
+        cells_of(where(rows, metric=metric), "{value:.1f}") for metric in ("modelled time", "memory time", "issue time")
+    )
+    cells = model.merge(memory, on=[*FEATURES, *PROVIDER]).merge(issue, on=[*FEATURES, *PROVIDER], how="left")
+    return by_features(cells.assign(cell=cells.cell_x + ": " + cells.cell_y + ", " + cells.cell.fillna("–")))
 
 
 def compiled(results: Table) -> list[str]:
