@@ -153,7 +153,8 @@ def instructions(results: Table, theme: Theme) -> Figure | None:
         "Instructions or bytes: what takes longer on an H200? A model",
         f"Least time of a step's kernels, forward + backward, {batch_of(rows)} samples, shapes of {DATA_SET}. Markers: "
         "to issue the counted instructions, 4 per clock and SM. Ticks: to move the counted bytes at "
-        f"{H200.bandwidth / 1e3:g} TB/s. Without launches, {LAUNCH_MICROSECONDS:g} µs each. Nobody has measured this. {sources(rows)}",
+        f"{H200.bandwidth / 1e3:g} TB/s. Without launches, {LAUNCH_MICROSECONDS:g} µs each. Nobody has measured this. "
+        f"{sources(rows)}",
         [[(variant, of_variant(issue, variant)) for variant in VARIANTS]],
     )
     there = looks(rows, theme)

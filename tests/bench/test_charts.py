@@ -53,9 +53,7 @@ def make_rows() -> pd.DataFrame:
         for provider in (KERNELS, *PEERS):
             rows += [row("traffic", next(values) * case.nbytes, case, **provider, device="GPU", threads=0)]
             rows += [row("launches", next(values), case, **provider, device="GPU", threads=0)]
-            rows += [
-                row(name, next(values) / 1e3, case, **provider, device="H200", threads=0) for name in list(KNOWN)[2:]
-            ]
+            rows += [row(name, next(values), case, **provider, device="H200", threads=0) for name in list(KNOWN)[2:]]
         rows += [
             row("ratio", 77.0, case, provider="plain", threads=1),
             row("ratio", 88.0, case, provider="plain", busy=2),
@@ -147,11 +145,11 @@ def test_bars_of_memory_and_bytes_are_in_units_of_the_features(figures, rows) ->
 
 def test_instructions_are_markers_and_bytes_are_ticks(figures, rows) -> None:
     for axis, case in zip(figures["instructions"].axes, (CUB, in_bfloat16(CUB)), strict=True):
-        assert markers(axis) == expected(rows, 1e3, metric="issue time", **case.facts)
+        assert markers(axis) == expected(rows, metric="issue time", **case.facts)
         ticks = sorted(
             line.get_xdata()[0] for line in axis.lines if line.get_marker() == "|" and len(line.get_xdata()) == 1
         )
-        assert ticks == pytest.approx(sorted(1e3 * where(rows, metric="memory time", **case.facts).value))
+        assert ticks == pytest.approx(sorted(where(rows, metric="memory time", **case.facts).value))
 
 
 def test_growth_has_an_ideal_line_of_slope_one_through_ours(figures, rows) -> None:

@@ -44,8 +44,17 @@ def square(x: Tensor) -> Tensor:
     return (x * x).sum(dim=1).sum()
 
 
-def of_graphs(function, shape, requires_grad=False) -> list[list[Launch]]:
-    return [generated(graph) for graph in graphs(function, torch.empty(shape, requires_grad=requires_grad))]
+def exponential(x: Tensor) -> Tensor:
+    return torch.exp2(x) * 2 + 1
+
+
+def looped(x: Tensor) -> Tensor:
+    return (torch.exp2(x) * 2 + 1).sum(dim=1)
+
+
+def of_graphs(function, shape, requires_grad=False, instructions=False) -> list[list[Launch]]:
+    example = torch.empty(shape, requires_grad=requires_grad)
+    return [generated(graph, instructions) for graph in graphs(function, example)]
 
 
 def nbytes(launches: list[Launch]) -> int:
@@ -70,6 +79,31 @@ def test_forward_and_backward(pool: ProcessPoolExecutor) -> None:
     assert nbytes(forward) >= 4 * 64 * 4000
     assert nbytes(backward) == 4 * (2 * 64 * 4000 + 1)
     assert len(backward) == 1
+
+
+@pytest.mark.parametrize("shape", [(64, 1024), (640, 1024)])
+def test_instructions_of_an_elementwise_function(pool: ProcessPoolExecutor, shape: tuple[int, int]) -> None:
+    """By hand: per 32 elements one multiplication with addition, and some for addresses, loads and stores.
+
+    An exponential more is one instruction more, and up to 4 for denormal numbers.
+    """
+    ((plainly,),), ((exponentially,),) = (
+        pool.submit(of_graphs, function, shape, instructions=True).result() for function in (scaled, exponential)
+    )
+    warps = shape[0] * shape[1] / 32
+    assert 1 <= plainly.slots / warps <= 6
+    assert 1 <= (exponentially.slots - plainly.slots) / warps <= 5
+
+
+def test_instructions_of_a_loop(pool: ProcessPoolExecutor) -> None:
+    """As many columns again are as many instructions again, nearly: per 32 numbers an exponential, two sums and more."""
+    columns = 16 * 2048
+    slots = []
+    for times in (1, 2, 3):
+        (launches,) = pool.submit(of_graphs, looped, (4096, times * columns), instructions=True).result()
+        slots.append(sum(launch.slots for launch in launches))
+    assert slots[2] - slots[1] == pytest.approx(slots[1] - slots[0], rel=0.2)
+    assert 3 <= (slots[1] - slots[0]) / (4096 * columns / 32) <= 10
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])

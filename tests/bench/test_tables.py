@@ -130,12 +130,11 @@ def test_the_table_of_counts() -> None:
     ]
 
 
-def test_the_modelled_times_are_microseconds_on_an_h200() -> None:
-    rows = [
-        row("modelled time", ms, known="modelled", device=gpu, **TRITON)
-        for gpu, ms in (("H200", 0.05), ("H100 SXM", 0.1))
-    ]
-    assert tables.modelled(frame(rows))[-1] == f"{OF_CASE} 50 |"
+def test_the_modelled_times_are_beside_those_of_bytes_and_instructions() -> None:
+    times = {"modelled time": 50.0, "memory time": 10.0, "issue time": 20.0}
+    rows = [row(metric, value, known="modelled", device="H200", **TRITON) for metric, value in times.items()]
+    rows += [row(metric, 7.0, known="modelled", device="H200", **PLAIN) for metric in list(times)[:2]]
+    assert tables.modelled(frame(rows))[-1] == f"{OF_CASE} 50.0: 10.0, 20.0 | 7.0: 7.0, – |"
 
 
 def test_what_was_compiled_is_from_the_least_to_the_most() -> None:
