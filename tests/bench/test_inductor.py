@@ -96,7 +96,7 @@ def test_instructions_of_an_elementwise_function(pool: ProcessPoolExecutor, shap
 
 
 def test_instructions_of_a_loop(pool: ProcessPoolExecutor) -> None:
-    """As many columns again are as many instructions again, nearly: per 32 numbers an exponential, two sums and more."""
+    """As many columns again take nearly as many instructions again: an exponential, two sums and more per number."""
     columns = 16 * 2048
     slots = []
     for times in (1, 2, 3):
