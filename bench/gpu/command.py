@@ -53,12 +53,12 @@ class Stage:
 STAGES = (
     Stage("environment", 150, 60, "the environment, and one step of each kernel family against the oracle"),
     Stage("tests", 300, 270, "the tests that a GPU can run, in parallel"),
-    Stage("sanitizer", 180, 90, "memory errors and races, by compute-sanitizer"),
-    Stage("times", 270, 120, "time, bandwidth and memory against everyone else, for a few shapes"),
+    Stage("sanitizer", 240, 120, "memory errors and races, by compute-sanitizer"),
+    Stage("times", 300, 180, "time, bandwidth and memory against everyone else, for a few shapes"),
     Stage("counters", 120, 60, "what the hardware counts, by ncu, beside what was counted without a GPU"),
-    Stage("rules", 150, 60, "launch rules: alternatives beside the chosen ones"),
-    Stage("training_step", 240, 150, "a training step of ResNet50 with and without the loss"),
-    Stage("all_times", 500, 120, "time against everyone else for the other shapes, as time allows"),
+    Stage("rules", 200, 120, "launch rules: alternatives beside the chosen ones"),
+    Stage("training_step", 400, 250, "a training step of ResNet50 with and without the loss"),
+    Stage("all_times", 540, 180, "time against everyone else for the other shapes, as time allows"),
 )
 
 

@@ -60,6 +60,7 @@ def profile(setup: Setup, number: int, case: Case) -> str:
             [
                 *(program, "--clock-control", "none", "--profile-from-start", "off"),
                 *("--target-processes", "application-only", "--csv", "--page", "raw", "--print-units", "base"),
+                *("--print-kernel-base", "demangled"),  # so that PyTorch's kernels can be told by their namespace
                 *(*sections, *wanted, sys.executable, "-m", "bench.gpu.counters", str(number)),
             ],
             setup.folder / "counters.csv",

@@ -13,10 +13,13 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -112,6 +115,36 @@ def run(stage: str, parts: list[Part], progress: Progress) -> int:
     if all(entry.outcome == "done" for part, entry in progress.latest(stage).items() if part in by_name):
         progress.end(stage, "", "done", seconds=0)
     return 0
+
+
+def apart(jobs: Sequence[tuple[Any, ...]], processes: int = 1) -> list[Any]:
+    """Call functions in new processes: each job is a function and its arguments.
+
+    Returns:
+        What each returned; where it raised an exception, a `Trouble` with the traceback, which is printed.
+    """
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        runs = [pool.submit(_guarded, *job) for job in jobs]
+        found = [run.result() for run in runs]
+    print(*(one.traceback for one in found if isinstance(one, Trouble)), sep="\n", flush=True)
+    return found
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """An exception as text: some of PyTorch's cannot be sent from process to process."""
+
+    traceback: str
+
+    def __str__(self) -> str:
+        return self.traceback.strip().splitlines()[-1][:200]
+
+
+def _guarded(function: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return function(*arguments)
+    except BaseException:
+        return Trouble(traceback.format_exc())
 
 
 def device_answers() -> bool:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
+from unittest.mock import patch
 
 import torch
 
@@ -20,10 +19,11 @@ from .. import results
 from ..cases import Case, line_of, quick_cases
 from ..measure import compare
 from ..providers import FORMULAS, OURS, Inputs, Provider
-from .stage import Part, Setup
+from .stage import Part, Setup, Trouble, apart
 
 FIRST = ("ResNet50, 448 pixels", "from scratch", "VGG16 or ResNet18, 224 pixels")
 STAND_IN = Case(2, ChannelGroups.split(14, 4), 5)  # for a CPU
+AT_A_TIME = 5
 TURNS = 50
 WARM_UP = 10
 
@@ -38,13 +38,15 @@ def _place(case: Case) -> int:
 
 
 def parts_for(setup: Setup, cases: Sequence[Case]) -> list[Part]:
-    """All compilation, then a part per case; a small case on a CPU."""
+    """For a few cases at a time, the compilation and then a part per case; a small case on a CPU."""
     if not setup.is_gpu:
         cases = [STAND_IN]
-    return [
-        Part("compile", lambda: compile_all(setup, cases)),
-        *(Part(line_of(case), lambda case=case: measure(setup, case)) for case in cases),  # type: ignore[misc]
-    ]
+    found = []
+    for first in range(0, len(cases), AT_A_TIME):
+        some = cases[first : first + AT_A_TIME]
+        found.append(Part(f"compile {first + 1} to {first + len(some)}", lambda some=some: compile_all(setup, some)))  # type: ignore[misc]
+        found += [Part(line_of(case), lambda case=case: measure(setup, case)) for case in some]  # type: ignore[misc]
+    return found
 
 
 def everyone(device: torch.device) -> list[Provider]:
@@ -60,12 +62,9 @@ def compile_all(setup: Setup, cases: Sequence[Case]) -> str:
     setup.require_gpu()
     jobs = [(case, number) for case in cases for number, one in enumerate(everyone(setup.device)) if one.compiled]
     processes = max(1, min(usable_cores() // 2, 8, len(jobs)))
-    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "2"
-    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-        runs = [pool.submit(_compile, setup.device, *job) for job in jobs]
-        mistakes = [run.exception() for run in runs]
-    wrong = [mistake for mistake in mistakes if mistake is not None]
-    print(*wrong, sep="\n")
+    with patch.dict(os.environ, TORCHINDUCTOR_COMPILE_THREADS="2"):
+        found = apart([(_compile, setup.device, *job) for job in jobs], processes)
+    wrong = [one for one in found if isinstance(one, Trouble)]
     if len(wrong) == len(jobs):
         raise RuntimeError(f"nothing could be compiled: {wrong[0]}")
     return f"{len(jobs) - len(wrong)} of {len(jobs)} compiled by {processes} processes"
@@ -78,9 +77,9 @@ def _compile(device: torch.device, case: Case, number: int) -> None:
 
 def measure(setup: Setup, case: Case) -> str:
     """Everything about a case, in a process of its own; its rows are written when they are all there."""
-    turns = TURNS if setup.is_gpu else 2
-    with ProcessPoolExecutor(1, get_context("spawn")) as process:
-        rows = process.submit(_measure, setup.device, case, turns).result()
+    (rows,) = apart([(_measure, setup.device, case, TURNS if setup.is_gpu else 2)])
+    if isinstance(rows, Trouble):
+        raise RuntimeError(str(rows))
     results.append(setup.results, rows)
     return summary(rows)
 

@@ -59,3 +59,14 @@ ACTIONS: dict[str, Callable[[], str]] = {
     "ignores": _ignore,
     "poisons": _poison,
 }
+
+
+class Unlucky(Exception):
+    """Cannot be sent from process to process: it is made anew of its text alone."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+
+
+def raise_unlucky() -> None:
+    raise Unlucky("the compiler", "no such pass")

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import fake_gpu_stage
 import pytest
 import recorded_graphs
 import torch
@@ -22,10 +24,9 @@ from bench.cases import Case
 from bench.gpu import command, counters, launches, planted, sanitizer, tests, training_step
 from bench.gpu.command import Stage
 from bench.gpu.progress import Progress
-from bench.gpu.stage import Setup, Skipped
+from bench.gpu.stage import Setup, Skipped, Trouble, apart
 from bench.gpu.training_step import Sizes
 from mcl_triton import ChannelGroups, MCLoss, mc_loss
-from mcl_triton.kernels import host, launch
 
 ROOT = Path(__file__).parents[2]
 
@@ -130,6 +131,14 @@ def test_half_a_line_of_a_killed_process_is_overlooked(tmp_path: Path) -> None:
     progress.end("a", "b", "done", "fine")
     assert [entry.outcome for entry in progress.entries()] == ["begun", "done"]
     assert progress.running("a") is None
+
+
+def test_what_a_process_raises_comes_back_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = apart([(fake_gpu_stage.raise_unlucky,), (abs, -3)], processes=2)
+    assert isinstance(first, Trouble)
+    assert str(first) == "fake_gpu_stage.Unlucky: the compiler: no such pass"
+    assert second == 3
+    assert "in raise_unlucky" in capsys.readouterr().out
 
 
 # The stages
@@ -389,20 +398,24 @@ def test_without_a_gpu_everything_runs_to_its_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a GPU")
-def test_every_family_of_kernels_takes_a_small_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    families = set()
+def test_the_small_steps_launch_every_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    modules = [import_module(f"mcl_triton.kernels.{path.stem}") for path in (ROOT / "mcl_triton/kernels").glob("*.py")]
+    kernels = {
+        kernel.fn
+        for module in modules
+        for name, kernel in vars(module).items()
+        if name.endswith("_kernel") and hasattr(kernel, "fn")
+    }
+    launched = set()
+    kernel_type = type(planted.planted_error_kernel)
+    grid_of = kernel_type.__getitem__
 
-    def chosen(*arguments: Any) -> Any:
-        found = launch.choose(*arguments)
-        families.add(found.kernels)
-        raise Found
+    def noted(kernel: Any, grid: tuple[int, ...]) -> Any:
+        launched.add(kernel.fn)
+        return grid_of(kernel, grid)
 
-    class Found(Exception):
-        pass
-
-    monkeypatch.setattr(host, "choose", chosen)
-    host.forget_launches()
+    monkeypatch.setattr(kernel_type, "__getitem__", noted)
     for step in launches.STEPS.values():
-        step.mistake(torch.device("cpu"))
-    host.forget_launches()
-    assert families == set(host._MODULES)
+        assert step.mistake(torch.device("cpu")) is None
+    assert launched == kernels
+    assert len(kernels) >= 5
