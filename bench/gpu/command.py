@@ -51,7 +51,7 @@ class Stage:
 
 
 STAGES = (
-    Stage("environment", 150, 60, "the environment, and one step of each kernel family against the oracle"),
+    Stage("environment", 400, 90, "the environment, and one step of each kernel family against the oracle"),
     Stage("tests", 300, 270, "the tests that a GPU can run, in parallel"),
     Stage("sanitizer", 240, 120, "memory errors and races, by compute-sanitizer"),
     Stage("times", 300, 180, "time, bandwidth and memory against everyone else, for a few shapes"),

@@ -34,6 +34,7 @@ METRICS = (
     *("sm__inst_issued.avg.pct_of_peak_sustained_active", "sm__warps_active.avg.pct_of_peak_sustained_active"),
     *(f"{L1_LOADS}.sum", f"{L1_LOADS}_lookup_hit.sum", f"{L2_READS}.sum", f"{L2_READS}_lookup_hit.sum"),
 )
+MODES = {"forward": "forward", "backward": "backward", "gradient": "backward"}  # by a part of a kernel's name
 SECTIONS = ("SpeedOfLight", "MemoryWorkloadAnalysis", "SchedulerStats", "WarpStateStats", "LaunchStats", "Occupancy")
 
 
@@ -134,7 +135,7 @@ def rows(kernels: Iterable[Mapping[str, str]], case: Case, device: torch.device)
         name = kernel["Kernel Name"]
         if "::" in name:  # PyTorch's
             continue
-        mode = next((mode for mode in ("forward", "backward") if mode in name), "both")
+        mode = next((mode for part, mode in MODES.items() if part in name), "")
         facts = case.facts | OURS["triton"].facts | device_facts(device) | {"kernel": name, "mode": mode}
         found += [results.result(metric, value, "measured", **facts) for metric, value in facts_of(kernel).items()]
     return found

@@ -13,7 +13,7 @@ from .charts import FIGURES
 from .diagrams import DIAGRAMS
 from .tables import fill
 
-PAGES = (Path("README.md"), Path("docs/performance.md"))
+PAGES = (Path("README.md"), Path("docs/performance.md"), Path("docs/gpu.md"))
 FIGURES_FOLDER = Path("docs/figures")
 
 

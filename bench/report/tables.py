@@ -18,13 +18,15 @@ from .charts import in_features, main_device, on, shown, sources
 PEERS = [("official", "", False), ("plain", "", False), ("plain", "", True)]
 
 Table = pd.DataFrame
+NO_LOSS = "no MC-Loss"  # the provider of a training step without one
 
 
 def speed(results: Table) -> list[str]:
     """For each device, our time of a step on the shapes of CUB, and how many times as long the others take."""
     steps = shown(where(results, mode="both", known="measured", busy=0))
     lines = []
-    for _, here in steps.groupby(DEVICE, sort=False):
+    devices = [here for _, here in steps.groupby(DEVICE, sort=False)]
+    for here in sorted(devices, key=lambda here: here.iloc[0].threads > 0):  # a GPU has none, and leads
         ours, ratios = where(main_provider(here), metric="wall"), where(here, metric="ratio")
         cells = pd.concat([cells_of(ours, "{value:.3g} ms"), cells_of(ratios, "{value:.2f}× ({low:.2f}–{high:.2f})")])
         lines += [f"**{on(here).removeprefix(' on ')}** ({sources(here)})", "", *by_features(cells), ""]
@@ -97,6 +99,30 @@ def headline(results: Table) -> list[str]:
     return [f"Time and memory measured{on(measured)} ({sources(measured)})", "", *by_features(cells)]
 
 
+def training_step(results: Table) -> list[str]:
+    """A whole training step, without MC-Loss and with each, in each way to run it, and the share of the loss in it."""
+    steps = main_device(where(results, mode="training step", metric=["wall", "kernel"], known="measured", busy=0))
+    if steps.empty:
+        return ["Not measured yet."]
+    way = steps.compiled.map({True: "torch.compile", False: "eager"}).where(steps.metric == "wall", "CUDA graph")
+    times = steps.assign(way=way).pivot_table("value", "way", "provider", sort=False)
+    without = times[NO_LOSS]
+    lines = [
+        [
+            name,
+            *(f"{time:.3g} ms" + f" ({1 - without[name] / time:.1%})" * (who != NO_LOSS) for who, time in row.items()),
+        ]
+        for name, row in times.iterrows()
+    ]
+    facts = steps.iloc[0]
+    what = f"{facts.network}, {facts.samples} images of {facts.pixels} px, {facts['dtype']}, {facts.layout}"
+    return [
+        f"**{on(steps).removeprefix(' on ')}**, {what} ({sources(steps)})",
+        "",
+        *markdown(["", *times.columns], lines),
+    ]
+
+
 TABLES: dict[str, Callable[[Table], list[str]]] = {
     "speed": speed,
     "ranges": ranges,
@@ -106,6 +132,7 @@ TABLES: dict[str, Callable[[Table], list[str]]] = {
     "counted": counted,
     "modelled": modelled,
     "compiled": compiled,
+    "training step": training_step,
 }
 
 

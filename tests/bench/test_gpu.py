@@ -381,7 +381,7 @@ def test_the_share_is_of_the_whole_step() -> None:
 
 def test_without_a_gpu_everything_runs_to_its_end(tmp_path: Path) -> None:
     without_git = {"PATH": str(tmp_path), "BENCH_COMMIT": "0123456789"}
-    call = [sys.executable, "-m", "bench", "gpu", "--output", str(tmp_path / "out")]
+    call = [sys.executable, "-m", "bench", "gpu", "--output", str(tmp_path / "out"), "--minutes", "30"]
     done = subprocess.run(call, cwd=ROOT, env=os.environ | without_git, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "commit 0123456789" in done.stdout

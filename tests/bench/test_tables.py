@@ -70,6 +70,11 @@ def test_the_table_of_speed_has_each_device_and_a_dash_for_what_was_not_measured
     ]
 
 
+def test_the_table_of_speed_begins_with_a_gpu() -> None:
+    lines = tables.speed(frame([*MEASURED, row("wall", 0.05, **TRITON, device="Some GPU", threads=0)]))
+    assert next(line for line in lines if line.startswith("**")).startswith("**Some GPU**")
+
+
 def test_the_ranges_are_over_all_real_shapes() -> None:
     others = [
         replace(real_cases(4)[f"{name}, ResNet50, 448 pixels"], dtype=torch.bfloat16, layout="channels_last")
@@ -149,6 +154,31 @@ def test_what_was_compiled_is_from_the_least_to_the_most() -> None:
         "| --- | --- | --- |",
         "| masks.mask | 40–64, 0, 0 | 30, 0, 2 |",
     ]
+
+
+def test_a_training_step_is_shown_in_each_way_with_the_share_of_the_loss() -> None:
+    gpu = {"device": "Some GPU", "threads": 0, "mode": "training step"}
+    rows = [
+        row(metric, value, provider=provider, compiled=compiled, **gpu)
+        for metric, compiled, values in (
+            ("wall", False, (80, 100)),
+            ("kernel", False, (60, 61.5)),
+            ("wall", True, (50, 80)),
+        )
+        for provider, value in zip(("no MC-Loss", "ours"), values, strict=True)
+    ]
+    rows += [row("peak", 1e9, provider="ours", **gpu), row("wall", 5.0, **EAGER)]
+    assert tables.training_step(frame(rows)) == [
+        "**Some GPU**, ResNet50, 4 images of 448 px, bfloat16, channels_last "
+        "(Python 3, torch 9, triton 7; commit abc; 2026-01-02.)",
+        "",
+        "|  | no MC-Loss | ours |",
+        "| --- | --- | --- |",
+        "| eager | 80 ms | 100 ms (20.0%) |",
+        "| CUDA graph | 60 ms | 61.5 ms (2.4%) |",
+        "| torch.compile | 50 ms | 80 ms (37.5%) |",
+    ]
+    assert tables.training_step(frame(MEASURED)) == ["Not measured yet."]
 
 
 def test_a_page_keeps_everything_but_its_tables() -> None:
