@@ -50,8 +50,8 @@ browser: $(BIN)/.installed  ## test the page to explore channels in Debian's chr
 sanitize: $(BIN)/.installed  ## look for memory errors and races in the compiled kernels, on the CPU
 	.ci/sanitize $(ARGS)
 
-bench: $(BIN)/.installed  ## time the loss on this machine against everyone else, in a few minutes (ARGS="--help")
-	$(BIN)/python -m bench run $(ARGS)
+bench: $(BIN)/.installed  ## time the loss on this machine: the rows of the README, in some ten minutes (ARGS="--help")
+	$(BIN)/python -m bench run --compiled --modes both $(ARGS)
 
 performance: $(BIN)/.installed  ## measure all shapes on this machine, redraw the figures and tables of the pages
 	$(BIN)/python -m bench run --full --output bench/results $(ARGS)

@@ -29,7 +29,9 @@ def run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--modes", nargs="+", choices=modes, default=list(modes), help="default: all of them")
     parser.add_argument("--turns", type=positive, help="measurements of each (default: 7 on a CPU, 50 on a GPU)")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
-    parser.add_argument("--threads", type=positive, nargs="+", help="on a CPU (default: as many as cores)")
+    parser.add_argument(
+        "--threads", type=positive, nargs="+", help="on a CPU (default: as many as cores; with --full also 1)"
+    )
     parser.add_argument(
         "--compiled",
         action=argparse.BooleanOptionalAction,

@@ -181,7 +181,8 @@ def main(options: argparse.Namespace) -> None:
     wanted = chosen([case for case, _ in cases], options.cases)
     cases = [(case, modes) for case, modes in cases if case in wanted]
     options.output.mkdir(parents=True, exist_ok=True)
-    for threads in [0] if is_gpu else options.threads or [usable_cores()]:
+    all_threads = options.threads or sorted({1, usable_cores()} if options.full else {usable_cores()})
+    for threads in [0] if is_gpu else all_threads:
         if threads:
             torch.set_num_threads(threads)
         print(f"{device_name(device)}; {results.versions()}; commit {results.run_facts()['commit']}")
