@@ -1,9 +1,8 @@
-"""What a training step by each recipe costs on this machine, end to end, on random images.
+"""The cost of a training step by each recipe on this machine, end to end, on random images: `python -m bench recipes`.
 
-Each recipe runs in a process of its own: it reads JPEGs in its data set's own format, transforms and batches them, and
-takes steps of the optimiser. Not as in the recipe are the number of images a step, and pretrained weights, which are
-random here so that nothing is downloaded, with a thousandth of the learning rate. How many classes there are, and so
-every shape, is as published.
+Each recipe runs in a process of its own: it reads JPEGs in its data set's format, transforms and batches them, and
+takes steps of the optimiser. The number of images per step differs from the recipe. Pretrained weights are random, so
+that nothing is downloaded, and the learning rate is then a thousandth. Classes, and so all shapes, are as published.
 """
 
 from __future__ import annotations
@@ -22,27 +21,27 @@ from statistics import fmean
 import numpy as np
 from PIL import Image
 
-from reference.datasets import DATASETS, Sizes, writers
-from reference.training.build import build_network, load_data
+from reference.datasets import DATASETS, writers
+from reference.training.build import build_network, picture_transform
 from reference.training.environment import environment
 from reference.training.recipes import RECIPES, load_recipe
 from reference.training.trainer import Run
 
-FOLDER_CLASSES = 4  # a folder of one's own has as many as one likes
+FOLDER_CLASSES = 4  # of your own folder: any number
 PICTURE = (500, 375)  # pixels, as many photographs of birds have
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a recipe costs.
+    """The cost of a recipe.
 
     Attributes:
         recipe: its name.
         classes: of its data set.
         side: of an image that the network gets, in pixels.
         parameters: of the network.
-        seconds: of each step, reading its images included.
-        peak: bytes of resident memory, the most at a time of the whole process.
+        seconds: per step, reading its images included.
+        peak: the most resident memory of the whole process, in bytes.
     """
 
     recipe: str
@@ -63,8 +62,8 @@ def main(options: argparse.Namespace) -> int:
         return 1
     on = environment()
     print(
-        f"{on['cpu']}, {on['cores']} cores; Python {on['python']}, torch {on['torch']}; {options.batch_size} images a "
-        f"step, {options.steps} steps\n\n"
+        f"{on['cpu']}, {on['cores']} cores; Python {on['python']}, torch {on['torch']}; "
+        f"{options.batch_size} images per step, {options.steps} steps\n\n"
         "| recipe | classes | image | parameters, millions | first step, s | later steps, s | peak memory, GiB |\n"
         "|---|---|---|---|---|---|---|",
         flush=True,
@@ -99,11 +98,8 @@ def measure(recipe: str, root: str, batch_size: int, steps: int) -> Cost:
     settings = replace(load_recipe(recipe), data=root, batch_size=batch_size)
     if settings.backbone_weights:  # random ones in their place diverge at the recipe's learning rate
         settings = replace(settings, backbone_weights="", learning_rate=settings.learning_rate / 1000)
-    source = DATASETS[settings.dataset]
-    if source.sizes is not None:
-        sizes = Sizes(classes=source.sizes.classes, train=batch_size * steps, test=1)
-        DATASETS[settings.dataset] = replace(source, sizes=sizes)
-    train_set, _ = load_data(settings)
+    transform = picture_transform(settings, training=True)
+    train_set = DATASETS[settings.dataset].read(Path(root), "train", transform)  # whatever the published sizes
     network = build_network(settings, len(train_set.classes))
     run = Run(network, settings, len(train_set), train_set.classes)
     batches, seconds, side = run.steps(train_set), [], 0
@@ -118,19 +114,19 @@ def measure(recipe: str, root: str, batch_size: int, steps: int) -> Cost:
 
 
 def peak_resident() -> int:
-    """The most memory that this process has had resident, in bytes; Linux alone tells it of a process for certain."""
+    """The most resident memory that this process has had, in bytes; on Linux alone."""
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
     return int(line.split()[1]) * 1024
 
 
 def write_data(name: str, root: Path, train: int) -> None:
-    """Random images in the format of a data set: so many to train on, and one to test."""
+    """Write random images in the format of a data set: so many to train on, and one to test."""
     sizes = DATASETS[name].sizes
     _WRITERS[name](root, FOLDER_CLASSES if sizes is None else sizes.classes, train)
 
 
 def draw(path: Path, number: int) -> None:
-    """A JPEG of noise."""
+    """Write a JPEG of noise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     width, height = PICTURE
     noise = np.random.default_rng(number).integers(0, 256, (height, width, 3), np.uint8)
