@@ -81,25 +81,32 @@ def measure(setup: Setup, case: Case) -> str:
     if isinstance(rows, Trouble):
         raise RuntimeError(str(rows))
     results.append(setup.results, rows)
-    return summary(rows)
+    return summary(rows, case.nbytes)
 
 
 def _measure(device: torch.device, case: Case, turns: int) -> compare.Rows:
     return compare.measure(case, everyone(device), device, turns, warm_up=WARM_UP if device.type == "cuda" else 1)
 
 
-def summary(rows: compare.Rows) -> str:
-    """Medians of a whole step in one line, with the share of the bandwidth of a copy that ours has."""
+def summary(rows: compare.Rows, nbytes: int) -> str:
+    """Medians of a whole step in one line, and the bandwidth of ours beside that of a copy; prints all medians.
+
+    Args:
+        rows: of one case.
+        nbytes: |F|. A step moves at least 3 |F|, a copy 2 |F|.
+    """
     clock = "kernel" if any(row["metric"] == "kernel" for row in rows) else "wall"
-    step = {
-        compare.label(row["provider"], row["backend"], row["compiled"]): row["value"]
-        for row in rows
-        if row["metric"] == clock and row["mode"] == "both"
-    }
+    step: dict[str, float] = {}
     for row in rows:
+        who = compare.label(row["provider"], row["backend"], row["compiled"])
         if row["metric"] in ("kernel", "operator", "wall", "host", "peak"):
-            who = compare.label(row["provider"], row["backend"], row["compiled"])
             print(f"  {who:28}{row['mode']:10}{row['metric']:10}{row['value']:12.5g} {row['unit']}")
+        if (row["metric"], row["mode"]) == (clock, "both"):
+            step[who] = row["value"]
     wrong = [row["provider"] for row in rows if row["metric"] == "wrong"]
-    text = ", ".join(f"{who} {value:.4g}" for who, value in step.items())
-    return f"{clock} ms: {text}" + (f"; wrong: {', '.join(wrong)}" if wrong else "")
+    ours = next((who for who in step if who.startswith("ours")), None)
+    texts = [f"{clock} ms: " + ", ".join(f"{who} {value:.4g}" for who, value in step.items())]
+    if ours is not None and "copy" in step:
+        of_ours, of_copy = 3 * nbytes / step[ours] / 1e6, 2 * nbytes / step["copy"] / 1e6
+        texts.append(f"{of_ours:.0f} GB/s where a copy has {of_copy:.0f}")
+    return "; ".join(texts + [f"wrong: {', '.join(wrong)}"] * bool(wrong))

@@ -21,7 +21,7 @@ import torch
 
 from bench import results
 from bench.cases import Case
-from bench.gpu import command, counters, launches, planted, sanitizer, tests, training_step
+from bench.gpu import command, counters, launches, planted, sanitizer, tests, times, training_step
 from bench.gpu.command import Stage
 from bench.gpu.progress import Progress
 from bench.gpu.stage import Setup, Skipped, Trouble, apart
@@ -223,6 +223,19 @@ def test_the_planted_error_is_one() -> None:
 
 
 CASE = Case(2, ChannelGroups.split(14, 4), 5)
+
+
+def test_a_line_about_a_case_has_each_step_and_the_bandwidth_of_ours() -> None:
+    def row(provider: str, metric: str, value: float, mode: str = "both") -> dict[str, Any]:
+        return results.result(metric, value, "measured", provider=provider, mode=mode)
+
+    rows = [row("ours", "kernel", 0.003), row("ours", "kernel", 0.001, "forward"), row("copy", "kernel", 0.001)]
+    rows += [row("ours", "wall", 1.0), row("official", "kernel", 0.09), row("plain", "wrong", 1.0)]
+    assert times.summary(rows, 2_000_000) == (
+        "kernel ms: ours 0.003, copy 0.001, official 0.09; 2000 GB/s where a copy has 4000; wrong: plain"
+    )
+
+
 NCU = """==PROF== Connected to process 7
 "ID","Process ID","Kernel Name","dram__bytes_read.sum","dram__bytes_write.sum","smsp__inst_executed.sum",\
 "gpu__time_duration.sum","l1tex__t_sectors_pipe_lsu_mem_global_op_ld.sum",\
