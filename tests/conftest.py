@@ -16,6 +16,32 @@ if not torch.cuda.is_available() and find_spec("triton"):
 
 torch.set_num_threads(1)
 
+# Packages of which some machines that run these tests have none, such as a lent GPU without a network.
+OPTIONAL = [name for name in ("sybil", "tyro", "pandas", "fontpkg", "fontTools") if find_spec(name) is None]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    """Skip a file that imports an optional package which is missing; the summary has the reason."""
+    report = yield
+    missing = [name for name in OPTIONAL if f"No module named '{name}" in str(report.longrepr)]
+    if report.outcome == "failed" and missing:
+        report.outcome = "skipped"
+        report.longrepr = (str(collector.path), 0, f"Skipped: needs the package {missing[0]}")
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Likewise a test."""
+    try:
+        return (yield)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in OPTIONAL:
+            pytest.skip(f"needs the package {error.name}")
+        raise
+
+
 # Examples follow from the test's name alone, so a failure on one machine is a failure on every other.
 hypothesis.settings.register_profile("reproducible", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("reproducible")
