@@ -30,7 +30,7 @@ COLUMNS: dict[str, type] = {
     "side": int,  # height and width of a map, in positions
     "dtype": str,
     "layout": str,  # "contiguous" or "channels_last"
-    # What is computed, and by whom
+    # The computation
     "provider": str,  # "ours", "official", "plain", one of your own; "copy" for a copy of the features
     "backend": str,  # of ours: "eager" or "triton"
     "compiled": bool,  # by torch.compile
@@ -116,7 +116,7 @@ def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def _checked(table: pd.DataFrame) -> pd.DataFrame:
-    """The table; ValueError says what is wrong with it."""
+    """The table itself; ValueError for a column, metric or number that makes no sense."""
     if list(table) != list(COLUMNS):
         raise ValueError(f"results must have the columns {','.join(COLUMNS)}; got {','.join(table)}.")
     for name, known in (("metric", METRICS), ("known", KNOWN)):
@@ -213,7 +213,7 @@ def run_facts() -> dict[str, str]:
 
 
 def versions() -> str:
-    """What is running, for people."""
+    """The versions of this run, for people."""
     facts = run_facts()
     return f"Python {facts['python']}, torch {facts['torch']}, triton {facts['triton'] or 'absent'}"
 

@@ -1,7 +1,7 @@
-"""Which instructions access the maps, in the assembly of a compiled kernel.
+"""The widths of the instructions that access the maps, in the assembly of a compiled kernel.
 
-Triton's intermediate code tells from which argument of the kernel a pointer was made, and on which line; the line is
-what the instructions are labelled with.
+Triton's intermediate code has the argument of the kernel that each pointer comes from, and the line of each access;
+the instructions are labelled with that line.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _AMD_BYTES = {"byte": 1, "short": 2, "dword": 4}
 
 
 class Access(NamedTuple):
-    """The instructions that one line of a kernel became, which reads or writes F or dF."""
+    """The instructions of one line of a kernel that reads or writes F or dF."""
 
     what: str  # "load features", "load grad", "store grad"
     line: int

@@ -1,4 +1,4 @@
-"""What the compiler makes of the kernels, on a machine without a GPU: `python -m bench static --kernels`.
+"""Compile the kernels for several GPUs, on a machine without one: `python -m bench static --kernels`.
 
 For a table of realistic shapes, the host code of the kernels is run on tensors without data, and what it would launch
 is compiled for several GPUs instead. Registers, spills and widths of memory accesses are read off the result. Launches
@@ -50,7 +50,7 @@ GROUP_SIZES = ((512, 1), (32, 64), (6, 340))  # classes and channels of each
 
 @dataclass(frozen=True)
 class Variant(Case):
-    """A case without data, and what is asked of the kernels.
+    """A case without data, and the request to the kernels.
 
     Attributes:
         layout: also "every second channel", "batch last" or "misaligned".
@@ -89,8 +89,8 @@ class Report(NamedTuple):
     kernel: str  # for example "whole_maps.forward"; that of the mask is "masks.mask"
     constants: dict[str, int]
     cases: tuple[Variant, ...]  # all that it serves
-    registers: int  # a thread; VGPRs on AMD
-    stack: int  # bytes of local memory a thread; scratch on AMD
+    registers: int  # per thread; VGPRs on AMD
+    stack: int  # bytes of local memory per thread; scratch on AMD
     spills: int  # vector registers that AMD's compiler reports; NVIDIA's are part of the stack
     scalar_spills: int  # on AMD: not to memory, but to a vector register
     shared: int  # bytes
@@ -104,7 +104,7 @@ class Report(NamedTuple):
 
 
 def realistic_cases() -> list[Variant]:
-    """Classes of CUB, Aircraft, Cars and Flowers; channels of VGG16 and ResNets, and three a class from scratch."""
+    """Classes of CUB, Aircraft, Cars and Flowers; channels of VGG16 and ResNets, and three per class from scratch."""
     groups = [
         ChannelGroups.split(channels, classes)
         for classes in CLASSES.values()
@@ -115,7 +115,7 @@ def realistic_cases() -> list[Variant]:
 
 
 def odd_cases() -> list[Variant]:
-    """What else there is, a few of each kind."""
+    """A few cases of every other kind."""
     scratch, resnet50 = ChannelGroups.uniform(200, 3), ChannelGroups.split(2048, 200)
     odd = []
     for layout, groups in zip(LAYOUTS, (scratch, resnet50), strict=True):
@@ -186,7 +186,7 @@ def _start_worker(interpret: bool) -> None:
 
 
 def launches_of(case: Variant) -> dict[str, _Launch]:
-    """What `host.forward`, `host.backward` and `host.channel_mask` would launch for a case."""
+    """The launches of `host.forward`, `host.backward` and `host.channel_mask` for a case."""
     from mcl_triton.kernels import host
     from mcl_triton.kernels.shortcut import Prepared
 
@@ -260,7 +260,7 @@ def _pretend_to_run_on(target: str) -> None:
 
 
 def compiled(target: str, launch: _Launch, constants: dict[str, int] | None = None) -> tuple[Any, float]:
-    """What Triton compiles a launch to, some constants replaced, and the seconds that took; in a worker."""
+    """The compiled kernel of a launch, some constants replaced, and the seconds of compilation; in a worker."""
     _pretend_to_run_on(target)
     start = time.perf_counter()
     kernel = launch.kernel.warmup(grid=launch.grid, **(launch.arguments | (constants or {})))
@@ -300,7 +300,7 @@ def _report(
 
 
 def _on_cubin(cubin: bytes, tool: str, *options: str) -> str:
-    """What a tool that comes with Triton prints about machine code."""
+    """The output of a tool that comes with Triton, about machine code."""
     import triton
 
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:

@@ -1,4 +1,4 @@
-"""What `torch.compile` makes of a loss for a GPU, without one: the kernels that Inductor generates, and their needs.
+"""The kernels that `torch.compile` generates from a loss for a GPU, without one: their bytes and instructions.
 
 The loss is traced on the CPU, as far as Inductor's front end goes. Its two graphs are then moved to a CUDA device that
 does not exist; Inductor generates code for an H100, and Triton compiles it. Bytes are Inductor's own count: each buffer
@@ -31,7 +31,7 @@ from .launches import Launch, Step
 
 NEGLIGIBLE = 0.01  # kernels that move less than this part of the bytes of the largest are not compiled
 _CUDA = torch.device("cuda", 0)
-_H100 = SimpleNamespace(  # of what `torch.cuda.get_device_properties` tells, what Inductor asks for
+_H100 = SimpleNamespace(  # the part of `torch.cuda.get_device_properties` that Inductor reads
     name="NVIDIA H100",
     type="cuda",
     index=0,
@@ -69,7 +69,7 @@ def compiled_step(loss: Loss, case: Case, instructions: bool = False) -> Step:
 
 
 def graphs(function: Callable[[Tensor], Tensor], argument: Tensor) -> list[GraphModule]:
-    """What Inductor's front end makes of a function and of its gradient; nothing is computed."""
+    """The graphs of a function and of its gradient, from Inductor's front end; nothing is computed."""
     from torch._inductor import compile_fx, config
 
     found = []
@@ -200,7 +200,7 @@ def _empty(like: Tensor, device: torch.device | str) -> Tensor:
 
 
 def _name(node: Any) -> str:
-    """What a scheduled node launches; nothing for views, and for results that a called kernel returns."""
+    """The name of the kernel that a scheduled node launches; "" for views, and for results of a called kernel."""
     from torch._inductor import ir, scheduler
 
     if isinstance(node, scheduler.NopKernelSchedulerNode) or isinstance(node.node, ir.MultiOutput):
@@ -211,7 +211,7 @@ def _name(node: Any) -> str:
 
 @contextmanager
 def _an_h100() -> Iterator[None]:
-    """Pretend that there is one, as far as Inductor looks."""
+    """Pretend that an H100 is present, as far as Inductor looks."""
     from torch._dynamo.device_interface import CudaInterface
     from torch._inductor import scheduler, utils
     from torch._inductor.runtime import triton_helpers

@@ -13,7 +13,7 @@ _patch_tensor = of_triton._patch_lang_tensor
 
 
 def _reduce_by_halves(self, values):
-    """What `ReduceOps.generic_reduce` does element by element, for whole arrays, half by half as a GPU does."""
+    """`ReduceOps.generic_reduce` on whole arrays, half by half as on a GPU, in place of element by element."""
     values, axis = self.unravel(values, self.axis)
 
     def part(value, indices):

@@ -1,11 +1,11 @@
-"""What one step of the loss launches on a GPU, counted without one: `python -m bench static --launches`.
+"""The launches of one step of the loss on a GPU, counted without one: `python -m bench static --launches`.
 
-A step draws a mask or is given one, and computes the loss and the gradient of the features. Every operator of PyTorch
-that computes something counts as one launch, though sorting and a few others take several; of our own operators the
-kernels count that they launch, and what else they do. Not counted are the tables that are made once and kept, and the 1
-that backward begins with: it belongs to the sum of all losses.
+A step draws a mask or takes a given one, and computes the loss and the gradient of the features. Every operator of
+PyTorch that computes something counts as one launch, though sorting and a few others take several. Our own operators
+count by their kernels and other operators. Tables made once and kept do not count, nor does the 1 that backward begins
+with, which belongs to the sum of all losses.
 
-An operator moves what it is given and what it returns, each element once: the least that it can do.
+An operator moves its arguments and its result, each element once: the least possible.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CONVENTIONS = ("official", "paper")
 MASKS = ("drawn", "given")
 
 _ALLOCATIONS = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
-_NOT_READ = {  # arguments whose shape is all that matters, or that are overwritten
+_NOT_READ = {  # arguments of which only the shape matters, or that are overwritten
     "max_pool2d_with_indices_backward": {"self"},
     "avg_pool2d_backward": {"self"},
     "nll_loss_backward": {"self"},
@@ -60,14 +60,14 @@ class Launch(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What one step launches, in order."""
+    """The launches of one step, in order."""
 
     forward: list[Launch]
     backward: list[Launch]
 
     @property
     def total(self) -> int:
-        """How many launches."""
+        """Number of launches."""
         return len(self.forward) + len(self.backward)
 
     def text(self) -> str:
@@ -77,7 +77,7 @@ class Step(NamedTuple):
 
 
 def step_of(loss: Loss, case: Case, device: torch.device | str = "meta") -> Step:
-    """What one step launches of a loss that is given features, targets, mask and groups.
+    """The launches of one step of a loss.
 
     On the device "meta" nothing is computed, and the case may be of any size; our own kernels are not run there, but
     need TRITON_INTERPRET=1 in the environment.
@@ -104,7 +104,7 @@ def ours(convention: str, mask_is: str) -> Loss:
 
 @contextmanager
 def count_launches() -> Iterator[list[Launch]]:
-    """What is launched while the block runs, in a list that grows."""
+    """The launches while the block runs, in a list that grows."""
     from mcl_triton.kernels import whole_maps
 
     mode = _Launches()
@@ -127,7 +127,7 @@ def count_launches() -> Iterator[list[Launch]]:
 
 @contextmanager
 def tables_kept() -> Iterator[None]:
-    """Within a mode too, the package's tables are made once and kept, as in training."""
+    """Make the package's tables once, as in training, and not once per mode."""
     with ExitStack() as stack:
         for module in [module for name, module in sys.modules.items() if name.startswith("mcl_triton.")]:
             for name, table in list(vars(module).items()):
@@ -156,7 +156,7 @@ class _Launches(TorchDispatchMode):
 
 
 def _computes(operator: Any, arguments: object, result: object) -> bool:
-    """Whether an operator of PyTorch launches a kernel: views, allocations and questions about a tensor do not."""
+    """True for an operator of PyTorch that launches a kernel, and not for views, allocations and queries."""
     name = operator.overloadpacket.__name__
     if name == "_local_scalar_dense":  # .item(), which copies, and waits for the device
         return True
@@ -167,7 +167,7 @@ def _computes(operator: Any, arguments: object, result: object) -> bool:
 
 
 def _bytes_moved(operator: Any, args: tuple[object, ...], kwargs: dict[str, object], result: object) -> int:
-    """Bytes of the arguments that an operator reads and of what it writes; what is expanded counts once."""
+    """Bytes that an operator reads and writes; expanded tensors count once."""
     name = operator.overloadpacket.__name__
     by_name = dict(zip((argument.name for argument in operator._schema.arguments), args, strict=False)) | kwargs
     read = [value for key, value in by_name.items() if key not in _NOT_READ.get(name, ())]
@@ -188,7 +188,7 @@ def _nbytes(tensor: Tensor) -> int:
 
 
 def unseen(function: Callable[..., object]) -> Callable[..., object]:
-    """The same function or method, out of sight of any mode."""
+    """The same function or method, hidden from any mode."""
 
     def call(*args: object, **kwargs: object) -> object:
         with _disable_current_modes():

@@ -1,11 +1,11 @@
-"""What can be known about speed without a GPU: `python -m bench static`.
+"""Count and model the speed on a GPU without one: `python -m bench static`.
 
 For features of real networks: the bytes that a step moves, the kernels that it launches and the instructions that they
 issue, for ours, for the formulas in eager PyTorch, and for `torch.compile` of each; what the compiler makes of our
 kernels for several GPUs; and the least time of a step on an H200 by these numbers.
 
 counted    bytes and launches of ours: some classes of one sample in Triton's interpreter, multiplied (`traffic`), and
-           the operators around them; of the formulas: what each operator is given and returns, once (`launches`); of
+           the operators around them; of the formulas: arguments and results of each operator, once (`launches`); of
            `torch.compile`: Inductor's own count in its code for an H100 (`inductor`); registers, widths: compiled code
            (`compiled`); instructions: machine code, loops times their trips (`instructions`), of the formulas as
            `torch.compile` has them, for the shapes of one data set
@@ -141,7 +141,7 @@ def rows_of_counts(counts: Iterable[Count]) -> Iterator[dict[str, Any]]:
 
 
 def rows_of_kernels(reports: Iterable[Report], issued: dict[tuple[str, Case], list[Issue]]) -> Iterator[dict[str, Any]]:
-    """What the compiler makes of our kernels; that of the mask once per shape."""
+    """Registers, widths and instructions of our compiled kernels; those of the mask once per shape."""
     for report in reports:
         is_of_mask = report.kernel == "masks.mask"
         cases = {

@@ -1,9 +1,9 @@
-"""What the kernels ask of memory, counted in Triton's interpreter, without a GPU: `python -m bench static --traffic`.
+"""Memory traffic of the kernels, counted in Triton's interpreter without a GPU: `python -m bench static --traffic`.
 
-The unit is |F|, the bytes of the features. A step cannot do with less than 3: forward reads F, backward reads F and
-writes its gradient dF. Reads are counted in three ways. Memory delivers the distinct sectors of 32 bytes that a launch
-touches; a program fetches its own, from memory or from the cache that all programs share; and it may ask for the same
-bytes again, which its own cache holds. Mask, cross-entropy and sums work on B·C or N numbers and are left out here.
+The unit is |F|, the bytes of the features. A step needs at least 3: forward reads F, backward reads F and writes its
+gradient dF. Reads have three counts. Memory delivers the distinct sectors of 32 bytes that a launch touches. A program
+fetches its own, from memory or from the cache that all programs share. It may request the same bytes again, which its
+own cache holds. Mask, cross-entropy and sums work on B·C or N numbers and are left out here.
 
 Its last table shows that everything grows in proportion to batch, classes, channels per class, and positions.
 """
@@ -38,7 +38,7 @@ class Access(NamedTuple):
     """Bytes read, or written, in one launch.
 
     Attributes:
-        requested: what is asked for; what is asked for twice counts twice. Masked lanes ask for nothing.
+        requested: by all lanes that are not masked; bytes requested twice count twice.
         of_programs: distinct sectors of each program, added up.
         sectors: distinct sectors of the launch.
     """
@@ -49,12 +49,12 @@ class Access(NamedTuple):
 
 
 class Traffic:
-    """What was recorded of a launch.
+    """The recorded traffic of some launches.
 
     Attributes:
-        launches: how many there were.
+        launches: their number.
         lanes: of all loads and stores, masked ones included.
-        allocated: bytes of the tensors that were made, results included.
+        allocated: bytes of the tensors made, results included.
     """
 
     def __init__(self) -> None:
@@ -92,7 +92,7 @@ class Traffic:
 
 @contextmanager
 def record_traffic() -> Iterator[Traffic]:
-    """The traffic of the kernels that run within, interpreted."""
+    """Record the traffic of the interpreted kernels that run within."""
     from triton.runtime.interpreter import GridExecutor
     from triton.runtime.interpreter import InterpreterBuilder as Builder
 
@@ -142,7 +142,7 @@ class _Allocations(TorchDispatchMode):
 
 
 class Step(NamedTuple):
-    """Traffic of forward and backward, and whose."""
+    """Traffic of forward and backward."""
 
     features: Tensor
     grad: Tensor
@@ -151,7 +151,7 @@ class Step(NamedTuple):
 
     @property
     def temporaries(self) -> int:
-        """Bytes of everything that was made besides dF: g, h and the statistics that backward needs."""
+        """Bytes of all tensors made besides dF: g, h and the statistics that backward needs."""
         return self.forward.allocated + self.backward.allocated - self.grad.nbytes
 
     @property
@@ -255,7 +255,7 @@ class Size(NamedTuple):
     side: int = 7
 
     def step(self, layout: str) -> Step:
-        """The traffic of a step, with one mask a sample."""
+        """The traffic of a step, with one mask per sample."""
         groups = ChannelGroups.uniform(self.classes, self.channels)
         features = Case(self.batch, groups, self.side, layout=layout).features()
         return record_step(features, groups, sample_channel_mask(groups, batch_size=self.batch))
@@ -266,7 +266,7 @@ LARGER = {"B": Size(batch=16), "C": Size(classes=128), "ξ": Size(channels=48), 
 
 
 def amounts(step: Step) -> dict[str, int]:
-    """What must grow in proportion, and the number of launches, which must not grow."""
+    """Amounts that must grow in proportion, and the number of launches, which must not grow."""
     both = (step.forward, step.backward)
     read, written = (of.read(step.features).requested for of in both), step.backward.written(step.grad).requested
     everything = sum(access.requested for of in both for access in (of.read(), of.written()))

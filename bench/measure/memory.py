@@ -1,4 +1,4 @@
-"""How much memory a call holds at a time."""
+"""The most memory that a call holds at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler writes two lines
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device | str = "cpu") -> int:
-    """The most memory that ``run`` holds at a time on a device, its result included, what was there before not."""
+    """Bytes that ``run`` holds at most on a device: with its result, without the memory in use before."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)

@@ -1,4 +1,4 @@
-"""How long a call takes: on the host's clock, and on a GPU also between events and replayed from a CUDA graph."""
+"""Time a call: on the host's clock, and on a GPU also between events and replayed from a CUDA graph."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from ..providers import Inputs, Loss
 MODES = ("forward", "backward", "both")
 
 Clock = Callable[[int], float]
-"""The seconds that the call takes in a turn, 0, 1, 2 ..."""
+"""Turn number -> seconds that the call takes."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """What is timed, and what has to be done before, each time.
+    """A call to time, and its preparation, which is not timed.
 
     Attributes:
         run: the call.
-        prepare: makes what the call is given from one of the rotated inputs; None where it is given the inputs.
+        prepare: makes the argument of the call from one of the rotated inputs; None where the inputs are the argument.
     """
 
     run: Callable[[Any], object]
     prepare: Callable[[Inputs], Any] | None = None
 
     def prepared(self, inputs: Inputs) -> Any:
-        """What the call is given."""
+        """The argument of the call."""
         return inputs if self.prepare is None else self.prepare(inputs)
 
 
 def call_of(loss: Loss, mode: str) -> Call:
-    """Forward, backward alone, or both, of a loss."""
+    """The call of a loss for a mode: forward, backward alone, or both."""
     if mode == "forward":
         return Call(lambda inputs: inputs.forward(loss))
     if mode == "backward":
@@ -46,16 +46,16 @@ def call_of(loss: Loss, mode: str) -> Call:
 
 
 def copy_call() -> Call:
-    """A copy of the features into memory that is there: what the device can do."""
-    # The target is a clone, since the system provides memory only when it is first written.
+    """A copy of the features into allocated memory: what the device can do."""
+    # The target is a clone, since the system provides memory at the first write.
     return Call(lambda pair: pair[0].copy_(pair[1]), lambda inputs: (inputs.features.clone(), inputs.features))
 
 
 def rotation(case: Case, device: torch.device) -> int:
-    """How many inputs must take turns so that a GPU's second-level cache never holds the next one; 1 on a CPU.
+    """Number of inputs that take turns, so that a GPU's second-level cache never holds the next one; 1 on a CPU.
 
-    512 at most, which is enough for all that is compared here: features of less than a 256th of the cache stay in it. A
-    CPU's caches hold what the network's last layer has just written, in training too.
+    512 at most: features of less than a 256th of the cache stay in it. On a CPU the caches hold the features in
+    training too, since the network's last layer has just written them.
     """
     if device.type != "cuda":
         return 1
@@ -67,12 +67,12 @@ def clocks(call: Call, inputs: Sequence[Inputs], device: torch.device, warm_up: 
     """The ways to time a call, by metric: "wall", and on a GPU "host", "operator" and "kernel".
 
     Args:
-        call: what is timed; it is warmed up. One that waits for the device, which no CUDA graph can capture, has no
-            "kernel".
-        inputs: those that take turns, on the device.
-        device: on which everything is.
-        warm_up: calls before.
-        name: of the call, for what is printed.
+        call: the call, warmed up here. One that waits for the device has no "kernel", since no CUDA graph can capture
+            it.
+        inputs: on the device; they take turns.
+        device: that of the inputs.
+        warm_up: number of calls before.
+        name: of the call, for messages.
     """
     for turn in range(warm_up):
         call.run(call.prepared(inputs[turn % len(inputs)]))
@@ -92,7 +92,7 @@ def clocks(call: Call, inputs: Sequence[Inputs], device: torch.device, warm_up: 
 
 
 def _require_no_waiting(call: Call, inputs: Inputs) -> None:
-    """RuntimeError for a call that waits for the device: capturing it would leave PyTorch's memory in disorder."""
+    """Raise RuntimeError for a call that waits for the device: its capture would leave PyTorch's memory in disorder."""
     prepared = call.prepared(inputs)
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
@@ -107,7 +107,7 @@ def _nothing() -> None:
 
 
 def _wall(call: Call, inputs: Sequence[Inputs], wait: Callable[[], None]) -> Clock:
-    """From the call until the device is done."""
+    """Time from the call until the device is done."""
 
     def seconds(turn: int) -> float:
         prepared = call.prepared(inputs[turn % len(inputs)])
@@ -139,7 +139,7 @@ def _until_it_returns(call: Call, inputs: Sequence[Inputs]) -> Clock:
 
 
 def _between_events(call: Call, inputs: Sequence[Inputs]) -> Clock:
-    """On the GPU's clock, from before the first kernel to after the last one, gaps included."""
+    """Time from before the first kernel to after the last one, gaps included, on the GPU's clock."""
 
     def seconds(turn: int) -> float:
         prepared = call.prepared(inputs[turn % len(inputs)])
@@ -150,13 +150,13 @@ def _between_events(call: Call, inputs: Sequence[Inputs]) -> Clock:
 
 
 def _replayed(call: Call, inputs: Sequence[Inputs]) -> Clock:
-    """On the GPU's clock, one call's part of a CUDA graph that makes the call for all rotated inputs in a row."""
+    """Time per call of a CUDA graph that makes the call for all rotated inputs in a row, on the GPU's clock."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         call.run(call.prepared(inputs[0]))
     torch.cuda.current_stream().wait_stream(stream)
-    # What is prepared is captured as well: it lies in memory that belongs to the graphs, and the call may use it up.
+    # The preparation is captured as well: its memory belongs to the graphs, and the call may overwrite it.
     before, graph, memory = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
     prepared: Sequence[Any] = inputs
     if call.prepare is not None:

@@ -36,7 +36,7 @@ Key = tuple[Any, ...]  # values of some columns
 
 @dataclass(frozen=True)
 class Look:
-    """How a provider is drawn in all figures: compiled is hollow and dashed, ours in eager mode square."""
+    """The marker of a provider in all figures: compiled is hollow and dashed, ours in eager mode square."""
 
     label: str
     color: str
