@@ -1,6 +1,6 @@
 """Stage 6: launch rules. Other launch parameters beside the chosen ones, for the shapes of CUB and for extreme ones.
 
-Each alternative changes one number of the chosen launches. It must give the same results; its time is that of the
+Each alternative changes the tables or one limit of the rules. It must give the same results; its time is that of the
 kernels of `channel_pool` alone, replayed from a CUDA graph, and all alternatives take turns.
 """
 
@@ -9,9 +9,7 @@ from __future__ import annotations
 import statistics
 import traceback
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from multiprocessing import get_context
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -19,19 +17,21 @@ import torch
 from torch import Tensor
 
 from mcl_triton import ChannelGroups, channel_pool
-from mcl_triton.kernels import host
-from mcl_triton.kernels.launch import Launch, choose
+from mcl_triton.kernels import host, launch
 from reference.training.environment import usable_cores
 
 from ..cases import Case, line_of, quick_cases
 from ..measure.timing import Call, Clock, clocks, rotation
 from ..providers import Inputs
-from .stage import Part, Setup
+from .stage import Part, Setup, Trouble, apart
 
 TURNS = 20
 CHOSEN = "chosen"
 MOST_TIES = 1e-4  # of the elements
-Change = Callable[[Launch], Launch]
+MOST_WARPS = 32
+LIMITS = ("ENOUGH_WARPS", "ENOUGH_PROGRAMS", "WORTH_SPLITTING", "LARGEST_SIDE_BY_SIDE")
+Change = dict[str, Any]
+Tile: Any = getattr(launch, "Tile", ())
 
 EXTREMES = {
     "few large groups, 14×14": Case(8, ChannelGroups.uniform(7, 340), 14),
@@ -65,40 +65,73 @@ def parts(setup: Setup) -> list[Part]:
     ]
 
 
-def alternatives() -> dict[str, Change]:
-    """What is changed, by name."""
-
-    def scaled(name: str, numerator: int, denominator: int, least: int, most: int) -> Change:
-        def change(launch: Launch) -> Launch:
-            number = launch.constants.get(name, 0)
-            scaled = number * numerator // denominator
-            if not number or not least <= scaled <= most:
-                return launch
-            return launch._replace(constants={**launch.constants, name: scaled})
-
-        return change
-
+def tiles() -> dict[str, Any]:
+    """The tiles of the rules by name: single ones, and tables of them."""
     return {
-        "half the warps": scaled("num_warps", 1, 2, 1, 16),
-        "twice the warps": scaled("num_warps", 2, 1, 1, 16),
+        name: value
+        for name, value in vars(launch).items()
+        if isinstance(value, Tile)
+        or (isinstance(value, dict) and all(isinstance(tile, Tile) for tile in value.values()))
     }
 
 
+def alternatives() -> dict[str, Change]:
+    """Other rules, by what is different: each is names in `launch` with other values."""
+
+    def every_tile(**factors: float) -> Change:
+        def scaled(tile: Tile) -> Tile:
+            sizes = {name: int(getattr(tile, name) * factor) for name, factor in factors.items()}
+            return tile._replace(**sizes) if all(sizes.values()) and sizes.get("warps", 1) <= MOST_WARPS else tile
+
+        return {
+            name: {limit: scaled(tile) for limit, tile in value.items()} if isinstance(value, dict) else scaled(value)
+            for name, value in tiles().items()
+        }
+
+    others = {
+        "half the warps": every_tile(warps=0.5),
+        "twice the warps": every_tile(warps=2),
+        "half the rows": every_tile(rows=0.5),
+        "twice the rows": every_tile(rows=2),
+        "half the rows and warps": every_tile(rows=0.5, warps=0.5),
+        "twice the rows and warps": every_tile(rows=2, warps=2),
+        "half the columns": every_tile(columns=0.5, layers=2),
+        "twice the columns": every_tile(columns=2, layers=0.5),
+    }
+    for name in filter(vars(launch).__contains__, LIMITS):
+        others[f"{name} / 4"] = {name: max(1, getattr(launch, name) // 4)}
+        others[f"{name} · 4"] = {name: getattr(launch, name) * 4}
+    return others
+
+
 @contextmanager
-def launched_by(change: Change) -> Iterator[list[Launch]]:
-    """Within the block kernels are launched as changed; the launches that were chosen anew."""
-    launches = []
+def launched_by(change: Change) -> Iterator[list[Any]]:
+    """Within the block kernels are launched by the changed rules; yields the launches that they choose."""
+    chosen: list[Any] = []
 
-    def chosen(*arguments: Any) -> Launch:
-        launches.append(change(choose(*arguments)))
-        return launches[-1]
+    def recorded(choose: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            chosen.append(choose(*arguments, **options))
+            return chosen[-1]
 
-    with patch.object(host, "choose", chosen):
-        host.forget_launches()
-        try:
-            yield launches
-        finally:
-            host.forget_launches()
+        return call
+
+    rules = {name: choose for name, choose in vars(host).items() if name.startswith("choose")}
+    with ExitStack() as stack:
+        stack.callback(_forget)  # when the rules are as they were
+        for name, value in change.items():
+            stack.enter_context(patch.object(launch, name, value))
+        for name, choose in rules.items():
+            stack.enter_context(patch.object(host, name, recorded(choose)))
+        _forget()
+        yield chosen
+
+
+def _forget() -> None:
+    for function in vars(launch).values():
+        if hasattr(function, "cache_clear"):
+            function.cache_clear()
+    host.forget_launches()
 
 
 def pool(inputs: Inputs) -> Pooled:
@@ -120,49 +153,48 @@ CALLS = {"forward": Call(pool), "backward": Call(gradient, prepare=pool)}
 def compile_all(setup: Setup, cases: dict[str, Case]) -> str:
     """Launch every alternative for each case once, several cases at a time, to fill Triton's cache."""
     setup.require_gpu()
-    with ProcessPoolExecutor(max(1, min(usable_cores() // 2, 8)), get_context("spawn")) as processes:
-        runs = [processes.submit(_compile, setup.device, case) for case in cases.values()]
-        failed = [f"{name}: {run.exception()}" for name, run in zip(cases, runs, strict=True) if run.exception()]
-    print(*failed, sep="\n")
-    if len(failed) == len(cases):
-        raise RuntimeError(f"nothing could be compiled: {failed[0]}")
-    return f"{len(cases) - len(failed)} of {len(cases)} shapes compiled"
+    found = apart([(_compile, setup.device, case) for case in cases.values()], max(1, min(usable_cores() // 2, 8)))
+    wrong = [one for one in found if isinstance(one, Trouble)]
+    if len(wrong) == len(cases):
+        raise RuntimeError(f"nothing could be compiled: {wrong[0]}")
+    return f"{len(cases) - len(wrong)} of {len(cases)} shapes compiled"
 
 
 def _compile(device: torch.device, case: Case) -> None:
     inputs = Inputs.of(case, device)
-    for change in {CHOSEN: _unchanged, **alternatives()}.values():
-        with launched_by(change):
-            gradient(pool(inputs))
+    for change in [{}, *alternatives().values()]:
+        try:
+            with launched_by(change):
+                gradient(pool(inputs))
+        except Exception:  # `compare` meets it again, and reports it
+            continue
     torch.cuda.synchronize()
-
-
-def _unchanged(launch: Launch) -> Launch:
-    return launch
 
 
 def compare(setup: Setup, case: Case) -> str:
     """The fastest alternative beside the chosen launch; prints all of them."""
     inputs = [Inputs.of(case, setup.device, seed) for seed in range(rotation(case, setup.device))]
-    with launched_by(_unchanged) as launches:
+    with launched_by({}) as chosen:
         truth = _results(inputs[0])
+        usual = list(chosen)
         timed = {CHOSEN: _clocks(setup, inputs, CHOSEN)}
-    chosen = list(launches)
-    for launch in chosen:
-        print(f"  {launch.kernels} {launch.constants}, {len(launch.cuts) - 1} programs per sample")
-    wrong = []
+    print(*(f"  {launch}" for launch in usual), sep="\n")
+    wrong, same = [], []
     for name, change in alternatives().items():
-        if all(change(launch) == launch for launch in chosen):
-            continue
         try:
-            with launched_by(change):
-                _require_equal(truth, _results(inputs[0]))
+            with launched_by(change) as others:
+                results = _results(inputs[0])
+                if others == usual:
+                    same.append(name)
+                    continue
+                _require_equal(truth, results)
                 timed[name] = _clocks(setup, inputs, name)
         except Exception as error:
             traceback.print_exc()
             wrong.append(f"{name}: {type(error).__name__}")
             if setup.is_gpu:
                 torch.cuda.synchronize()  # raises where nothing more can be measured in this process
+    print(f"  the same as chosen: {', '.join(same) or 'none'}")
     milliseconds = _medians(timed, TURNS if setup.is_gpu else 1)
     for name, of in milliseconds.items():
         print(f"  {name:24}", "  ".join(f"{mode} {1e3 * time:9.2f} µs" for mode, time in of.items()))
