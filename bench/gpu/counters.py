@@ -1,6 +1,6 @@
 """Stage 5: what the hardware counts in a step, by NVIDIA's ncu, beside what was counted without a GPU.
 
-Bytes of memory, issued instructions and cache hits of each kernel; counters.csv keeps all that ncu says. The clocks
+Bytes of memory, issued instructions and cache hits of each kernel; counters.log keeps all that ncu says. The clocks
 stay as they are (`--clock-control none`).
 """
 
@@ -64,7 +64,7 @@ def profile(setup: Setup, number: int, case: Case) -> str:
                 *("--print-kernel-base", "demangled"),  # so that PyTorch's kernels can be told by their namespace
                 *(*sections, *wanted, sys.executable, "-m", "bench.gpu.counters", str(number)),
             ],
-            setup.folder / "counters.csv",
+            setup.folder / "counters.log",
         )
         if kernels := kernels_of(output):
             break
