@@ -5,7 +5,7 @@ FAST := tests/package/test_groups.py tests/package/test_loss.py tests/package/te
 	'tests/package/test_kernels.py::test_kinds_of_features[contiguous-relu-float32]' \
 	'tests/package/test_kernels.py::test_kinds_of_features[channels_last-relu-float32]'
 
-.PHONY: help demo test test-fast lint docs package compat hooks browser sanitize bench performance clean
+.PHONY: help demo test test-fast lint docs package compat hooks browser sanitize mutants bench performance clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
@@ -49,6 +49,9 @@ browser: $(BIN)/.installed  ## test the page to explore channels in Debian's chr
 
 sanitize: $(BIN)/.installed  ## look for memory errors and races in the compiled kernels, on the CPU
 	.ci/sanitize $(ARGS)
+
+mutants: $(BIN)/.installed  ## put faults into the package, one at a time: does a test fail for each? (ARGS="--only loss.py")
+	$(BIN)/python .ci/mutants.py $(ARGS)
 
 bench: $(BIN)/.installed  ## time the loss on this machine: the rows of the README, in some ten minutes (ARGS="--help")
 	$(BIN)/python -m bench run --compiled --modes both $(ARGS)
