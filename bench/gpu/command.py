@@ -56,7 +56,7 @@ STAGES = (
     Stage("sanitizer", 240, 120, "memory errors and races, by compute-sanitizer"),
     Stage("times", 300, 180, "time, bandwidth and memory against everyone else, for a few shapes"),
     Stage("counters", 120, 60, "what the hardware counts, by ncu, beside what was counted without a GPU"),
-    Stage("rules", 200, 120, "launch rules: alternatives beside the chosen ones"),
+    Stage("rules", 300, 180, "launch rules: alternatives beside the chosen ones"),
     Stage("training_step", 400, 250, "a training step of ResNet50 with and without the loss"),
     Stage("all_times", 540, 180, "time against everyone else for the other shapes, as time allows"),
 )

@@ -153,7 +153,7 @@ CALLS = {"forward": Call(pool), "backward": Call(gradient, prepare=pool)}
 def compile_all(setup: Setup, cases: dict[str, Case]) -> str:
     """Launch every alternative for each case once, several cases at a time, to fill Triton's cache."""
     setup.require_gpu()
-    found = apart([(_compile, setup.device, case) for case in cases.values()], max(1, min(usable_cores() // 2, 8)))
+    found = apart([(_compile, setup.device, case) for case in cases.values()], max(1, min(usable_cores() - 2, 14)))
     wrong = [one for one in found if isinstance(one, Trouble)]
     if len(wrong) == len(cases):
         raise RuntimeError(f"nothing could be compiled: {wrong[0]}")

@@ -97,11 +97,16 @@ def findings(output: str) -> list[str]:
     found = []
     for number, line in enumerate(lines):
         if FINDING.match(line):
-            block = list(takewhile(lambda text: text.strip(" ="), lines[number : number + 12]))
+            block = takewhile(_is_about_the_kernel, lines[number : number + 12])
             text = "; ".join(each.strip(" =") for each in block)
             if "at::" not in text and "void " not in text:
                 found.append(text[:300])
     return found
+
+
+def _is_about_the_kernel(line: str) -> bool:
+    """False for the blank line after a finding, and for the host's calls, among which PyTorch's are."""
+    return bool(line.strip(" =")) and "backtrace" not in line
 
 
 def main(arguments: list[str]) -> int:

@@ -178,6 +178,8 @@ WRITE = """========= Invalid __global__ write of size 4 bytes
 =========     at {kernel}+0x1a0 in kernels.py:57
 =========     by thread (64,0,0) in block (0,0,0)
 =========     Address 0x7f1 is out of bounds
+=========     Saved host backtrace up to driver entry point at kernel launch time
+=========         Host Frame: void at::native::backward() [0x7]
 =========
 """
 FOUND = f"{sanitizer.PLANTED} begins\n{WRITE.format(kernel='planted_error_kernel')}"
