@@ -157,6 +157,7 @@ def check_pool(
     seed: int = 0,
     allowed_near_ties: float = 0.02,
     backend: str = "auto",
+    roundings: float = ROUNDINGS,
 ) -> int:
     """Compare values and gradients of `channel_pool` with the oracle, and return how many near-ties were left out.
 
@@ -169,6 +170,7 @@ def check_pool(
         allowed_near_ties: largest fraction of (sample, class) pairs whose gradient may be left out because rounding
             decides which channel wins somewhere, by `near_ties`.
         backend: of `channel_pool`.
+        roundings: units of rounding that a term may be off, in place of ``ROUNDINGS``.
     """
     groups = ChannelGroups(sizes)
     features = features.detach().requires_grad_()
@@ -202,7 +204,7 @@ def check_pool(
 
     eps = torch.finfo(working).eps
     rows = features.double().flatten(2)  # [B, N, P]
-    unit = ROUNDINGS * eps
+    unit = roundings * eps
     attention, differences = softmax_and_differences(rows)
     uncertain = attention * (1 - differences)  # the exponential turns the rounding of a difference into a factor
     largest = per_class(rows.abs(), sizes).amax(dim=2)
