@@ -1,19 +1,31 @@
 """The two reductions and their gradient in plain PyTorch, arranged for the CPU; they run on any device.
 
-The features are worked on in blocks that stay in the cache. `docs/cpu.md` says what each choice here gained.
+The features are cut into blocks of whole groups that stay in a core's cache. Each thread takes one block after another
+and runs some twenty operators on it, all on its own core. So the cores wait for each other once per direction, not once
+per operator: on a busy machine that wait is what takes the time. `docs/cpu.md` has the measurements.
 """
 
 from __future__ import annotations
 
 import math
+import os
+import threading
 from collections.abc import Callable, Sequence
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from itertools import accumulate, groupby
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import max_pool2d_with_indices
 
 from .backend import working_dtype
-from .blocks import Part, Scratch, copy, parts_of
+
+# Elements of a block. Larger ones leave the cache, smaller ones leave more of the time to Python.
+BLOCK_SIZE = 1 << 19
+# Fewer than this are not worth a second thread; PyTorch does not divide its operators below it either.
+_LEAST_SIZE = 1 << 15
 
 
 def forward(
@@ -30,34 +42,24 @@ def forward(
     Returns:
         g and h, (B, C), float32, or float64 where the features are; empty where not wanted.
     """
-    features = features.flatten(2)  # [B, N, P]
-    batch, channels, _ = features.shape
+    maps = features.flatten(2)  # [B, N, P]
     dtype = working_dtype(features)
-    shape = (batch, sum(runs[::2]))
+    shape = (maps.shape[0], sum(runs[::2]))
     scores = features.new_empty(shape if wants_scores else 0, dtype=dtype)
     diversity = features.new_empty(shape if wants_diversity else 0, dtype=dtype)
-    scratch = Scratch(features, dtype)
-    for part in parts_of(features, runs):
-        g = part.of_classes(scores) if wants_scores else None
-        h = part.of_classes(diversity) if wants_diversity else None
-        kept = None if mask is None else part.of_channels(mask.expand(batch, channels).unsqueeze(2))
-        for maps_block, kept_block, g_block, h_block in part.blocks(part.of_channels(features), kept, g, h):
-            s = scratch("s", maps_block.shape)
-            # What is loaded may lie in s itself; softmax and product work in place.
-            if wants_diversity:
-                torch.softmax(scratch.load(maps_block), part.position_dim, out=s)
-                maximum = s.amax(part.channel_dim, keepdim=True)  # CCMP
-                torch.sum(maximum, part.reduced_dims, keepdim=True, out=h_block)
-            if wants_scores:
-                attended = scratch.load(maps_block)
-                if mask is not None:
-                    attended = torch.mul(attended, kept_block, out=s)  # CWA: M·F
-                maximum = attended.amax(part.channel_dim, keepdim=True)  # CCMP
-                torch.mean(maximum, part.reduced_dims, keepdim=True, out=g_block)  # GAP
-        if g is not None:
-            part.put_classes(scores, g)
-        if h is not None:
-            part.put_classes(diversity, h)
+    kept = None if mask is None else mask.expand(maps.shape[:2]).unsqueeze(2)
+
+    def pool(block: _Block) -> None:
+        x = _loaded(maps[block.channels], dtype)
+        buffer = torch.empty_like(x)
+        if wants_diversity:
+            s = torch.softmax(x, 2, out=buffer)
+            diversity[block.classes] = torch.cat([_maxima(own)[0].sum((2, 3)) for own in block.by_size(s)], 1)
+        if wants_scores:
+            attended = x if kept is None else torch.mul(x, kept[block.channels], out=buffer)  # CWA: M·F
+            scores[block.classes] = torch.cat([_maxima(own)[0].mean((2, 3)) for own in block.by_size(attended)], 1)
+
+    _for_each(_blocks(maps, runs), pool)
     return scores, diversity
 
 
@@ -83,73 +85,175 @@ def backward(
     Returns:
         dF in the shape, dtype and memory layout of the features.
     """
+    maps = features.flatten(2)  # [B, N, P]
     grad = torch.empty_like(features)
-    grad_maps = grad.flatten(2)  # [B, N, P], a view unless the layout is an odd one
-    layout_is_odd = grad_maps.data_ptr() != grad.data_ptr()
-    features = features.flatten(2)
-    batch, channels, positions = features.shape
+    grad_maps = grad.flatten(2)  # a view unless the layout is an odd one
     dtype = working_dtype(features)
-    scratch = Scratch(features, dtype)
-    mask = features.new_ones(channels, dtype=dtype) if mask is None else mask
-    scale, nudges = _tie_breakers(max(runs[1::2]), dtype, features.device)
-    for part in parts_of(features, runs):
-        out_maps = part.of_channels(grad_maps)
-        kept, kept_scaled = (
-            part.of_channels(values.expand(batch, channels).unsqueeze(2)) for values in (mask, mask * scale)
-        )
-        dg = None if grad_scores is None else part.of_classes(grad_scores / positions)  # dg / P
-        dh = None if grad_diversity is None else part.of_classes(grad_diversity)
-        part_nudges = part.channel_column(nudges)
-        for maps_block, out_block, kept_block, kept_scaled_block, dg_block, dh_block in part.blocks(
-            part.of_channels(features), out_maps, kept, kept_scaled, dg, dh
-        ):
-            s = scratch("s", maps_block.shape)
-            out = out_block if scratch.fits(out_block) else scratch("out", maps_block.shape)
-            if grad_diversity is None:
-                out.zero_()
-            else:
-                torch.softmax(scratch.load(maps_block), part.position_dim, out=s)
-                _winners(part, s, out=out).mul_(dh_block)  # dh · [W_h = j]
-                torch.ops.aten._softmax_backward_data(out, s, part.position_dim, dtype, grad_input=out)
-            if grad_scores is not None:
-                torch.mul(scratch.load(maps_block), kept_scaled_block, out=s).add_(part_nudges)
-                exact_values = partial(scratch.load_masked, maps_block, kept_block)
-                winners = _winners(part, s, out=s, exact_values=exact_values)
-                out.addcmul_(winners, dg_block * kept_block)  # dg / P · M_j · [W_g = j]
-            if out is not out_block:
-                copy(out_block, out)
-        part.put_channels(grad_maps, out_maps)
-    return grad.copy_(grad_maps.view(grad.shape)) if layout_is_odd else grad
+    kept = torch.ones((), dtype=dtype, device=maps.device) if mask is None else mask.unsqueeze(-1)
+    kept = kept.expand(*maps.shape[:2], 1)
+    given = [each for each in (grad_scores, grad_diversity) if each is not None]
+    is_finite = bool(torch.stack([each.sum() for each in given]).isfinite().all())
+
+    def at_winners(winners: Tensor, values: Tensor) -> Tensor:  # zeros elsewhere, also where 0 · ∞ would be NaN
+        return winners.mul_(values) if is_finite else winners.copy_(torch.where(winners == 1, values, 0.0))
+
+    def differentiate(block: _Block) -> None:
+        x = _loaded(maps[block.channels], dtype)
+        target = grad_maps[block.channels]
+        works_in_place = block.is_view and target.dtype == dtype and target.is_contiguous()
+        out = target if works_in_place else torch.empty_like(x)
+        buffer = torch.empty_like(x)
+        if grad_diversity is None:
+            out.zero_()
+        else:
+            s = torch.softmax(x, 2, out=buffer)
+            dh = block.by_size(grad_diversity[block.classes])
+            for own, dh_own, out_own in zip(block.by_size(s), dh, block.by_size(out), strict=True):
+                at_winners(_winners(own, out_own), dh_own)
+            torch.ops.aten._softmax_backward_data(out, s, 2, dtype, grad_input=out)
+        if grad_scores is not None:
+            attended = torch.mul(x, kept[block.channels], out=buffer)
+            dg = block.by_size(grad_scores[block.classes] / maps.shape[2])
+            kept_by_size = block.by_size(kept[block.channels])
+            for own, dg_own, kept_own, out_own in zip(
+                block.by_size(attended), dg, kept_by_size, block.by_size(out), strict=True
+            ):
+                out_own += at_winners(_winners(own, own), dg_own * kept_own)
+        if not works_in_place:
+            grad_maps[block.channels] = out.to(grad.dtype)
+
+    _for_each(_blocks(maps, runs), differentiate)
+    return grad if grad_maps.data_ptr() == grad.data_ptr() else grad.copy_(grad_maps.view(grad.shape))
 
 
-def _winners(part: Part, values: Tensor, out: Tensor, exact_values: Callable[[], Tensor] | None = None) -> Tensor:
-    """1 where a channel is the maximum of its group, the first of equals; 0 elsewhere.
+def _maxima(groups: Tensor) -> tuple[Tensor, Tensor]:
+    """The maximum over the channels of [b, n, ξ, P] groups, and which of the n·ξ channels it is, each [b, n, 1, P].
+
+    To `max_pool2d` the channels are rows and the positions are channels, innermost in memory: the case that it has
+    vectorised. `max(dim)` is not.
+    """
+    rows = groups.flatten(1, 2).unsqueeze(2).permute(0, 3, 1, 2)  # [b, P, n·ξ, 1]
+    maxima, winners = max_pool2d_with_indices(rows, (groups.shape[2], 1))
+    return maxima.permute(0, 2, 3, 1), winners.permute(0, 2, 3, 1)
+
+
+def _winners(groups: Tensor, out: Tensor) -> Tensor:
+    """1 where a channel is the maximum of its group, the first of equals or the first NaN; 0 elsewhere.
 
     Args:
-        part: whose block it is.
-        values: a block; NaN wins over everything.
-        out: where the result goes; may be ``values``.
-        exact_values: gives the values themselves, where those handed over are nudged and may overflow.
+        groups: [b, n, ξ, P].
+        out: where the result goes; may be ``groups``.
     """
-    channel_dim = part.channel_dim
-    maximum = values.amax(channel_dim, keepdim=True)
-    if values.device.type != "cpu" or not math.isfinite(maximum.sum().item()):
-        values = values if exact_values is None else exact_values()
-        index = values.max(channel_dim, keepdim=True).indices
-        return out.zero_().scatter_(channel_dim, index, 1.0)
-    torch.eq(values, maximum, out=out)
-    if out.sum().item() != maximum.numel():  # somewhere several are equal: number the channels from the last
-        out *= part.channel_column(torch.arange(part.size, 0, -1, dtype=out.dtype, device=out.device))
-        torch.eq(out, out.amax(channel_dim, keepdim=True), out=out)
-    return out
+    count, size = groups.shape[1:3]
+    numbers = torch.arange(count * size, dtype=groups.dtype, device=groups.device).view(count, size, 1)
+    maxima, winner = _maxima(groups)
+    if groups.device.type != "cpu" or maxima.sum().isnan():  # of several NaNs, max_pool2d takes the last
+        winner = groups.max(2, keepdim=True).indices + numbers[:, :1]
+    return torch.eq(winner.to(groups.dtype), numbers, out=out)
 
 
-def _tie_breakers(size: int, dtype: torch.dtype, device: torch.device) -> tuple[float, Tensor]:
-    """What makes the first of several zeros the largest, and keeps the order of all other values as it is.
+class _Block(NamedTuple):
+    """Whole groups of some samples.
 
-    Zeros are the usual tie: masked channels, and those that a ReLU silenced. Multiplied by the scale, a power of two,
-    no two different values are nearer than 2^20 times the smallest normal number; the nudges, (size,), are a few of
-    these, largest for the first channel.
+    Attributes:
+        classes, channels: indices of (B, C) and of (B, N, ...).
+        runs: how many classes of which size, in the order of the indices.
     """
-    info = torch.finfo(dtype)
-    return 2.0**20 / info.eps, torch.arange(size, 0, -1, dtype=dtype, device=device) * info.tiny
+
+    classes: tuple[slice, slice | Tensor]
+    channels: tuple[slice, slice | Tensor]
+    runs: list[tuple[int, int]]
+
+    @property
+    def is_view(self) -> bool:
+        """Whether indexing gives a view."""
+        return isinstance(self.channels[1], slice)
+
+    def by_size(self, values: Tensor) -> list[Tensor]:
+        """Views for each size ξ: of (b, channels, P) as [b, n, ξ, P], of (b, classes) as [b, n, 1, 1]."""
+        if values.dim() == 2:
+            return [own[:, :, None, None] for own in torch.split(values, [count for count, _ in self.runs], 1)]
+        own_channels = torch.split(values, [count * size for count, size in self.runs], 1)
+        return [own.view(own.shape[0], *run, own.shape[2]) for own, run in zip(own_channels, self.runs, strict=True)]
+
+
+def _blocks(maps: Tensor, runs: Sequence[int]) -> list[_Block]:
+    """Cut (B, N, P) features into blocks of several samples, or of some classes of one sample if that is too large."""
+    batch, channels, positions = maps.shape
+    largest = maps.numel()
+    if maps.device.type == "cpu":
+        largest = min(BLOCK_SIZE, max(_LEAST_SIZE, largest // torch.get_num_threads()))
+    by_size = list(zip(runs[::2], runs[1::2], strict=True))
+    is_mixed = len(by_size) > len(set(runs[1::2]))
+    if is_mixed:  # the classes of each size are brought together
+        sizes = torch.tensor(runs[1::2]).repeat_interleave(torch.tensor(runs[::2]))  # (C,)
+        class_order = sizes.argsort(stable=True).to(maps.device)
+        channel_order = sizes.repeat_interleave(sizes).argsort(stable=True).to(maps.device)
+        by_size = [(len(list(same)), size) for size, same in groupby(sorted(sizes.tolist()))]
+    if channels * positions <= largest:
+        samples, parts = _even(batch, largest // (channels * positions)), [by_size]
+    else:
+        samples = [1] * batch
+        parts = [[(n, size)] for count, size in by_size for n in _even(count, largest // (size * positions))]
+    classes: list[Any] = _slices([sum(count for count, _ in part) for part in parts])
+    own_channels: list[Any] = _slices([sum(count * size for count, size in part) for part in parts])
+    if is_mixed:
+        classes = [class_order[own] for own in classes]
+        own_channels = [channel_order[own] for own in own_channels]
+    return [
+        _Block((rows, of_classes), (rows, of_channels), part)
+        for rows in _slices(samples)
+        for of_classes, of_channels, part in zip(classes, own_channels, parts, strict=True)
+    ]
+
+
+def _even(length: int, most: int) -> list[int]:
+    """The fewest lengths of at most ``most``, or of 1, that sum to ``length`` and differ by at most one."""
+    count = math.ceil(length / max(1, most))
+    return [(length + part) // count for part in range(count)]
+
+
+def _slices(lengths: Sequence[int]) -> list[slice]:
+    """Slices of these lengths, one after another."""
+    return [slice(end - length, end) for length, end in zip(lengths, accumulate(lengths), strict=True)]
+
+
+def _loaded(block: Tensor, dtype: torch.dtype) -> Tensor:
+    """The block in the dtype, contiguous: itself if it is so already, else a copy."""
+    if block.is_contiguous():
+        return block.to(dtype)
+    loaded = torch.empty(block.shape, dtype=dtype, device=block.device)
+    for target, sample in zip(loaded, block, strict=True):  # PyTorch transposes matrices of one dtype tile by tile
+        target.copy_(sample.to(dtype))
+    return loaded
+
+
+def _for_each(blocks: Sequence[_Block], work: Callable[[_Block], None]) -> None:
+    """Call ``work`` with each block, on as many threads as PyTorch has; the results do not depend on their number."""
+
+    @torch.inference_mode()  # not inherited by a thread
+    def run(block: _Block) -> None:
+        work(block)
+
+    threads = torch.get_num_threads()
+    results = map(run, blocks) if threads == 1 or len(blocks) == 1 else _workers(threads, os.getpid()).map(run, blocks)
+    for _ in results:
+        pass
+
+
+@lru_cache(maxsize=1)
+def _workers(count: int, process: int) -> ThreadPoolExecutor:
+    """Threads whose operators run on one core each; those of a process are gone in its forks, hence ``process``."""
+    all_there = threading.Barrier(count + 1)
+
+    def start() -> None:
+        torch.set_num_threads(1)
+        torch.get_num_threads()  # the first question settles the answer for this thread
+        all_there.wait()
+
+    workers = ThreadPoolExecutor(count, "mcl_triton", start)
+    for _ in range(count):
+        workers.submit(int)
+    all_there.wait()
+    torch.set_num_threads(count)  # `set_num_threads` is about this thread and all that start later
+    return workers

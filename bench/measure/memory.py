@@ -13,15 +13,24 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler writes two lines
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device | str = "cpu") -> int:
-    """Bytes that ``run`` holds at most on a device: with its result, without the memory in use before."""
+    """Bytes that ``run`` holds at most on a device: with its result, without the memory in use before.
+
+    On a CPU it runs on one thread, since PyTorch's profiler sees no other. Of what is compared here only ours depends
+    on the number of threads: each holds a block of its own.
+    """
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         run()
         return torch.cuda.max_memory_allocated(device) - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        result = run()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            result = run()
+    finally:
+        torch.set_num_threads(threads)
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]  # type: ignore[union-attr]
     if not events:
         raise RuntimeError("PyTorch's profiler recorded no allocation.")

@@ -1,4 +1,4 @@
-"""The eager path holds a few blocks beside the features and their gradient, however large these are."""
+"""On one thread the eager path holds a few blocks beside the features and their gradient, however large these are."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from bench.measure.memory import peak_bytes
-from mcl_triton import ChannelGroups, channel_pool, sample_channel_mask
-from mcl_triton.blocks import BLOCK_BYTES
+from mcl_triton import ChannelGroups, channel_pool, eager, sample_channel_mask
+
+BLOCK_BYTES = 4 * eager.BLOCK_SIZE
 
 SHAPES = {
     "from-scratch": (32, ChannelGroups.uniform(200, 3), 14),
@@ -32,19 +33,19 @@ def features_and_mask(shape: str, layout: str) -> tuple[Tensor, ChannelGroups, T
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_forward_holds_less_than_two_blocks(shape: str, layout: str) -> None:
+def test_forward_holds_less_than_three_blocks(shape: str, layout: str) -> None:
     features, groups, mask = features_and_mask(shape, layout)
-    assert peak_bytes(lambda: channel_pool(features, groups, mask)) < 2 * BLOCK_BYTES
+    assert peak_bytes(lambda: channel_pool(features, groups, mask)) < 3 * BLOCK_BYTES
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_backward_holds_the_gradient_and_less_than_three_blocks(shape: str, layout: str) -> None:
+def test_backward_holds_the_gradient_and_less_than_four_blocks(shape: str, layout: str) -> None:
     features, groups, mask = features_and_mask(shape, layout)
     pooled = channel_pool(features.requires_grad_(), groups, mask)
     grads = [torch.randn_like(output) for output in pooled]
     peak = peak_bytes(lambda: torch.autograd.grad(pooled, features, grads))
-    assert features.nbytes <= peak < features.nbytes + 3 * BLOCK_BYTES
+    assert features.nbytes <= peak < features.nbytes + 4 * BLOCK_BYTES
 
 
 @pytest.mark.parametrize("per_sample", [False, True])

@@ -23,7 +23,7 @@ from checks import (
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mcl_triton import ChannelGroups, blocks, channel_pool
+from mcl_triton import ChannelGroups, channel_pool, eager
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
@@ -66,18 +66,18 @@ def test_random_cases():
         dtype=st.sampled_from(DTYPES),
         layout=st.sampled_from(LAYOUTS),
         mask=st.sampled_from(MASKS),
-        block_bytes=st.sampled_from([1, 500, 5_000, 1 << 20]),
+        block_size=st.sampled_from([1, 125, 1_250, 1 << 18]),
         grads=st.sampled_from(["both", "scores", "diversity"]),
         seed=st.integers(0, 1 << 20),
     )
-    def check(case, kind, dtype, layout, mask, block_bytes, grads, seed):
+    def check(case, kind, dtype, layout, mask, block_size, grads, seed):
         nonlocal left_out, compared
         sizes, shape = case
         grads = "scores" if (kind, dtype) in NEAR_TIED else grads
         features = lay_out(make_features(kind, shape, dtype, seed), layout)
         mask = make_mask(mask, shape[0], shape[1], seed)
         with pytest.MonkeyPatch.context() as patch:
-            cut_blocks(patch, block_bytes)
+            cut_blocks(patch, block_size)
             left_out += check_pool(features, sizes, mask, grads, seed, allowed_near_ties=1)
         compared += shape[0] * len(sizes)
 
@@ -88,7 +88,7 @@ def test_random_cases():
 # Blocks
 
 
-def cut_blocks(patch: pytest.MonkeyPatch, block_bytes: int) -> list[torch.Size]:
+def cut_blocks(patch: pytest.MonkeyPatch, block_size: int) -> list[torch.Size]:
     """Make the blocks at most so large; the list holds the shape of every block's softmax from then on."""
     shapes: list[torch.Size] = []
     softmax = torch.softmax
@@ -98,37 +98,37 @@ def cut_blocks(patch: pytest.MonkeyPatch, block_bytes: int) -> list[torch.Size]:
             shapes.append(values.shape)
         return softmax(values, dim, **options)
 
-    patch.setattr(blocks, "BLOCK_BYTES", block_bytes)
+    patch.setattr(eager, "BLOCK_SIZE", block_size)
     patch.setattr(torch, "softmax", recorded)
     return shapes
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "rows", "batch last", "every second channel"])
-@pytest.mark.parametrize("block_bytes", [1, 2_500, 10_000])
+@pytest.mark.parametrize("block_size", [1, 625, 2_500])
 @pytest.mark.parametrize(
     "sizes", [[3] * 7, INTERLEAVED, [2] * 4 + [3] * 4], ids=["uniform", "interleaved", "smaller first"]
 )
-def test_blocks(monkeypatch, sizes, block_bytes, layout):
+def test_blocks(monkeypatch, sizes, block_size, layout):
     """From one class of one sample a block to several samples a block, which divide neither batch nor classes."""
     channels = sum(sizes)
-    cut = cut_blocks(monkeypatch, block_bytes)
+    cut = cut_blocks(monkeypatch, block_size)
     features = lay_out(make_features("relu", (7, channels, 6, 11), torch.float32, seed=3), layout)
     check_pool(features, sizes, make_mask("per sample", 7, channels), allowed_near_ties=0.1)
     finest = 2 * 7 * len(sizes)  # forward and backward
-    assert len(cut) == finest if block_bytes == 1 else 2 * len(set(sizes)) < len(cut) < finest
+    assert len(cut) == finest if block_size == 1 else 2 * len(set(sizes)) < len(cut) < finest
 
 
 def test_blocks_make_no_difference(monkeypatch):
     features = make_features("copies", (5, 20, 8, 8), torch.float32).requires_grad_()
     mask = make_mask("per sample", 5, 20)
     outcomes = []
-    for block_bytes in (1 << 30, 2_000):
+    for block_size in (1 << 28, 500):
         with monkeypatch.context() as patch:
-            cut = cut_blocks(patch, block_bytes)
+            cut = cut_blocks(patch, block_size)
             results = channel_pool(features, ChannelGroups(INTERLEAVED), mask)
             (gradient,) = torch.autograd.grad(sum(result.cos().sum() for result in results), features)
             outcomes.append((*results, gradient))
-            assert len(cut) > 20 or block_bytes > 2_000
+            assert len(cut) > 20 or block_size > 500
     for whole, cut in zip(*outcomes, strict=True):
         torch.testing.assert_close(cut, whole, rtol=2e-6, atol=1e-7)
     whole, cut = (gradient != 0 for *_, gradient in outcomes)
@@ -138,7 +138,7 @@ def test_blocks_make_no_difference(monkeypatch):
 @pytest.mark.parametrize("sizes", [[3] * 200, [2] * 88 + [3] * 112], ids=["uniform", "smaller first"])
 def test_a_batch_as_in_training(monkeypatch, sizes):
     """The blocks as they are, on features of some megabytes."""
-    cut = cut_blocks(monkeypatch, blocks.BLOCK_BYTES)
+    cut = cut_blocks(monkeypatch, eager.BLOCK_SIZE)
     features = make_features("relu", (19, sum(sizes), 14, 14), torch.float32)
     check_pool(features, sizes, make_mask("shared", 19, sum(sizes)))
     assert len(cut) > 2 * len(set(sizes))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -54,3 +56,18 @@ def test_any_number_of_threads_gives_the_same(threads: int, layout: str, groups:
     found = loss_and_gradient()
     torch.set_num_threads(1)
     torch.testing.assert_close(found, loss_and_gradient(), rtol=1e-5, atol=1e-9)
+
+
+def test_a_forked_process_starts_threads_of_its_own() -> None:
+    """As the workers of a `DataLoader` are: the parent's threads are not there."""
+    script = """
+import os, torch
+from mcl_triton import ChannelGroups, channel_pool
+torch.set_num_threads(2)
+features, groups = torch.rand(32, 30, 28, 28), ChannelGroups.uniform(10, 3)
+expected = channel_pool(features, groups)
+if child := os.fork():
+    raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+os._exit(0 if torch.equal(channel_pool(features, groups).scores, expected.scores) else 1)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
