@@ -33,6 +33,9 @@ def run(parser: argparse.ArgumentParser) -> None:
         "--threads", type=positive, nargs="+", help="on a CPU (default: as many as cores; with --full also 1)"
     )
     parser.add_argument(
+        "--busy", action="store_true", help="while as many other processes spin as there are cores (for a CPU)"
+    )
+    parser.add_argument(
         "--compiled",
         action=argparse.BooleanOptionalAction,
         help="with torch.compile of each, which is slow (default: on a GPU only)",

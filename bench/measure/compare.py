@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import re
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +44,7 @@ def measure(
     turns: int,
     modes: Sequence[str] = MODES,
     warm_up: int = 2,
+    busy: int = 0,
 ) -> Rows:
     """All results of one case; those who are wrong, or cannot take part, are printed.
 
@@ -51,10 +55,11 @@ def measure(
         turns: measurements of each.
         modes: of `MODES`.
         warm_up: calls before the first that counts.
+        busy: other processes that spin meanwhile, for the results.
     """
 
     def row(provider: Provider, mode: str, metric: str, value: float | list[float]) -> dict[str, Any]:
-        facts = case.facts | provider.facts | device_facts(device)
+        facts = case.facts | provider.facts | device_facts(device) | {"busy": busy}
         return result(metric, value, "measured", mode=mode, **facts)
 
     inputs = [Inputs.of(case, device)]
@@ -147,21 +152,54 @@ def provider_from(text: str) -> Provider:
         ) from error
 
 
+@contextmanager
+def spinning(count: int) -> Iterator[None]:
+    """As many other processes that use a core each, for as long as this one lives at most."""
+    spin = "import os; parent = os.getppid()\nwhile os.getppid() == parent: pass"
+    processes = [subprocess.Popen([sys.executable, "-c", spin]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def warn_of_load() -> None:
+    """Print a warning where more runs on this machine than it has cores."""
+    if hasattr(os, "getloadavg") and (load := os.getloadavg()[0]) > usable_cores():
+        print(f"warning: this machine has {usable_cores()} cores and a load of {load:.1f}: the times will be too long")
+
+
 def measure_apart(
-    case: Case, device: torch.device, threads: int, compiled: bool, own: Sequence[str], turns: int, modes: Sequence[str]
+    case: Case,
+    device: torch.device,
+    threads: int,
+    compiled: bool,
+    own: Sequence[str],
+    turns: int,
+    modes: Sequence[str],
+    busy: int = 0,
 ) -> Rows:
     """`measure` in a new process, with everyone who can take part, and your own providers by name."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        return process.submit(_measure, case, device, threads, compiled, own, turns, modes).result()
+        return process.submit(_measure, case, device, threads, compiled, own, turns, modes, busy).result()
 
 
 def _measure(
-    case: Case, device: torch.device, threads: int, compiled: bool, own: Sequence[str], turns: int, modes: Sequence[str]
+    case: Case,
+    device: torch.device,
+    threads: int,
+    compiled: bool,
+    own: Sequence[str],
+    turns: int,
+    modes: Sequence[str],
+    busy: int,
 ) -> Rows:
     if threads:
         torch.set_num_threads(threads)
     everyone = providers(device, compiled=compiled, own=tuple(map(provider_from, own)))
-    rows = measure(case, everyone, device, turns, modes, warm_up=10 if device.type == "cuda" else 2)
+    rows = measure(case, everyone, device, turns, modes, warm_up=10 if device.type == "cuda" else 2, busy=busy)
     sys.stdout.flush()
     return rows
 
@@ -181,6 +219,8 @@ def main(options: argparse.Namespace) -> None:
     wanted = chosen([case for case, _ in cases], options.cases)
     cases = [(case, modes) for case, modes in cases if case in wanted]
     options.output.mkdir(parents=True, exist_ok=True)
+    warn_of_load()
+    busy = usable_cores() if options.busy else 0
     all_threads = options.threads or sorted({1, usable_cores()} if options.full else {usable_cores()})
     for threads in [0] if is_gpu else all_threads:
         if threads:
@@ -190,11 +230,14 @@ def main(options: argparse.Namespace) -> None:
         if not is_gpu:
             left_out = "the Triton kernels" + " and (without --compiled) torch.compile" * (not compiled)
             print(f"on a CPU {left_out} are left out")
+        if busy:
+            print(f"{busy} other processes spin meanwhile")
         print(f"medians (and quartiles) of {turns} turns; memory is the most held at a time, beside the features")
         path = options.output / f"{re.sub(r'[^a-z0-9]+', '-', device_name(device).lower())}.csv"
         for case, modes in cases:
             print(line_of(case), flush=True)
-            rows = measure_apart(case, device, threads, compiled, options.provider, turns, modes)
+            with spinning(busy):
+                rows = measure_apart(case, device, threads, compiled, options.provider, turns, modes, busy)
             found = results.frame(rows)
             print(*table(found), sep="\n", flush=True)
             results.update(path, found)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import resource
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -65,6 +67,39 @@ def test_the_command_writes_and_prints_everything(tmp_path: Path, capfd: pytest.
     printed = capfd.readouterr().out
     assert "on a CPU the Triton kernels and (without --compiled) torch.compile are left out" in printed
     assert re.search(r"official +both +wall +\d+\.\d+ ms \(\d+\.\d+ to \d+\.\d+\) +\d+\.\d+ x ours", printed)
+
+
+def test_a_busy_machine_is_noted_in_the_results(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compare, "usable_cores", lambda: 3)
+    monkeypatch.setattr(os, "getloadavg", lambda: (3.1, 0.0, 0.0))
+    started = []
+    monkeypatch.setattr(compare, "spinning", lambda count: started.append(count) or nullcontext())
+    options = ["--device", "cpu", "--threads", "1", "--turns", "1", "--output", str(tmp_path)]
+    for more in ([], ["--busy"]):
+        bench.main(["run", *options, *more])
+    assert started == [0, 0, 3, 3]
+    table = results.read_folder(tmp_path)
+    assert len(where(table, busy=0)) == len(where(table, busy=3)) == len(table) / 2
+    printed = capfd.readouterr().out
+    assert "this machine has 3 cores and a load of 3.1" in printed
+    assert "3 other processes spin meanwhile" in printed
+
+
+def test_processes_spin_while_a_case_is_measured() -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    with compare.spinning(2):
+        time.sleep(2)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)  # of those that have ended
+    assert after.ru_utime - before.ru_utime > 0.2
+
+
+def test_no_load_no_warning(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(compare, "usable_cores", lambda: 3)
+    monkeypatch.setattr(os, "getloadavg", lambda: (3.0, 9.0, 9.0))
+    compare.warn_of_load()
+    assert capsys.readouterr().out == ""
 
 
 def test_a_wrong_provider_is_reported_and_not_timed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
