@@ -34,8 +34,6 @@ def pool(
         wants_scores, wants_diversity: which of the two.
         by_kernels: whether the kernels compute, or plain PyTorch.
     """
-    if torch.compiler.is_compiling() and features.device.type == "cpu" and not by_kernels:
-        return eager.formula(features, runs, mask, wants_scores, wants_diversity)  # the compiler fuses it
     saves_statistics = by_kernels and wants_diversity and features.requires_grad and torch.is_grad_enabled()
     operator = _ChannelPool.apply if are_plain(features) else _channel_pool
     scores, diversity, *_ = operator(features, runs, mask, wants_scores, wants_diversity, saves_statistics, by_kernels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 
@@ -28,6 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"python -m reference: no command {name!r}; there are {', '.join(COMMANDS)}.", file=sys.stderr)
         return 2
+    # Threads that wait for each other on a CPU sleep, since spinning ones take the cores from the processes that read
+    # images. OpenMP reads this when PyTorch is imported, which is now.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     return import_module(f".{COMMANDS[name][0]}", __package__).main(rest)
 
 
