@@ -28,6 +28,7 @@ from .stage import RESTART
 
 ROOT = Path(__file__).parents[2]
 LEAST_SECONDS = 20  # with less time left, no stage begins: a process takes half of it to start
+START_SECONDS = 180  # from the start of a process until its first part begins, on a machine that is busy
 GRACE_SECONDS = 10  # from the request to stop until the process is killed
 
 
@@ -55,7 +56,7 @@ STAGES = (
     Stage("tests", 300, 270, "the tests that a GPU can run, in parallel"),
     Stage("sanitizer", 240, 120, "memory errors and races, by compute-sanitizer"),
     Stage("times", 300, 180, "time, bandwidth and memory against everyone else, for a few shapes"),
-    Stage("counters", 120, 60, "what the hardware counts, by ncu, beside what was counted without a GPU"),
+    Stage("counters", 240, 60, "what the hardware counts, by ncu, beside what was counted without a GPU"),
     Stage("rules", 300, 180, "launch rules: alternatives beside the chosen ones"),
     Stage("training_step", 400, 250, "a training step of ResNet50 with and without the loss"),
     Stage("all_times", 540, 180, "time against everyone else for the other shapes, as time allows"),
@@ -143,7 +144,7 @@ def _run_process(stage: Stage, ends: float, progress: Progress) -> tuple[int, st
                     _say(entry)
                 said = len(entries)
                 now = time.monotonic()
-                if now > ends or now > since + stage.part_seconds:
+                if now > ends or now > since + (stage.part_seconds if part else START_SECONDS):
                     outcome, why = (
                         "stopped",
                         f"the time for {'the stage' if now > ends else part or 'the start'} is over",
