@@ -13,7 +13,9 @@ COMMANDS = {
     "explain": ("figures.explain", "draw where the channels of a class look in images"),
     "overlap-curve": ("figures.overlap_curve", "draw how the channels' overlap changes during training"),
     "ablation": ("experiments.ablation", "train without each part of the loss in turn, and compare"),
+    "search": ("experiments.search", "pick settings for each line of the ablation, on other seeds"),
     "demo": ("experiments.demo", "train small networks with and without MC-Loss, and compare"),
+    "typefaces": ("datasets.typefaces", "list the fonts of the data set typefaces, with their licences"),
 }
 """The module of each command, with a ``main(arguments)`` that returns the exit status, and a summary."""
 

@@ -24,9 +24,11 @@ SETTINGS = Settings(
     dataset="folder",
     transform="from_scratch",
     backbone="small",
+    pooling="max",
     channels_per_class=2,
     weights=(0.5, 3.0),
     epochs=2,
+    evaluate_every=1,
     batch_size=10,
     learning_rate=0.03,
 )
@@ -34,7 +36,7 @@ SETTINGS = Settings(
 
 OPTIONS = [
     *("--dataset", "folder", "--transform", "from_scratch", "--backbone", "small", "--channels-per-class", "2"),
-    *("--weights", "0.5", "3", "--epochs", "2", "--batch-size", "4", "--device", "cpu"),
+    *("--weights", "0.5", "3", "--epochs", "2", "--evaluate-every", "1", "--batch-size", "4", "--device", "cpu"),
 ]
 """A run on the images of `write_images`, but for ``--data``: 3 classes, 12 images, 3 steps per epoch."""
 

@@ -1,9 +1,8 @@
-"""The data sets that the MC-Loss was published with, from their authors' files, and images of one's own.
+"""The data sets that the MC-Loss was published with, images of one's own, and words in typefaces.
 
     train_set = load("cub", "data", "train", from_scratch(training=True))
 
 Nothing is downloaded. Files that are missing, broken or not the published ones are an error that says what to mend.
-The faces of the demo are apart, in `faces`: they come with a package.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from .flowers import FLOWERS
 from .folder import FOLDER
 from .images import Images, Labelled, Transform
 from .source import SPLITS, Sizes, Source
+from .typefaces import TYPEFACES
 
 __all__ = ["DATASETS", "SPLITS", "Images", "Labelled", "Sizes", "Source", "Transform", "load"]
 
@@ -27,18 +27,23 @@ DATASETS: dict[str, Source] = {
     "flowers": FLOWERS,
     "cars": CARS,
     "folder": FOLDER,
+    "typefaces": TYPEFACES,
 }
 """The data sets by name, with their published sizes."""
 
 
-def load(name: str, root: str | Path, split: str, transform: Transform | None = None) -> Labelled:
+def load(
+    name: str, root: str | Path | None, split: str, transform: Transform | None = None, *, seed: int = 0
+) -> Labelled:
     """A data set from the files under a folder.
 
     Args:
         name: one of ``DATASETS``.
-        root: the folder that holds the data set's own folder, as in ``DATASETS[name].layout``.
+        root: the folder that holds the data set's own folder, as in ``DATASETS[name].layout``; None where pip installs
+            the files.
         split: "train", with the validation images of the authors, or "test".
         transform: of each image; None hands out RGB pictures of Pillow.
+        seed: of the images that are drawn, as in "typefaces"; files are the same for every seed.
 
     Returns:
         A `torch.utils.data.Dataset` of (image, class index) with ``classes``, their names, and ``targets``.
@@ -51,4 +56,4 @@ def load(name: str, root: str | Path, split: str, transform: Transform | None = 
         raise ValueError(f"name must be one of {', '.join(DATASETS)}; got {name!r}.")
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}.")
-    return DATASETS[name].load(Path(root).expanduser(), split, transform)
+    return DATASETS[name].load(None if root is None else Path(root).expanduser(), split, transform, seed)

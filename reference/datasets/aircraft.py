@@ -29,7 +29,7 @@ class WithoutBanner(Images):
         return picture.crop((0, 0, picture.width, picture.height - _BANNER))
 
 
-def read(root: Path, split: str, transform: Transform | None) -> Images:
+def read(root: Path, split: str, transform: Transform | None, seed: int) -> Images:
     """The images of a split, in the order of the file, classified by variant; validation images are trained on."""
     folder = root / "fgvc-aircraft-2013b" / "data"
     variants = [line for _, line in read_lines(folder / "variants.txt")]

@@ -16,7 +16,7 @@ from .source import Sizes, Source
 _TEST_ANNOTATIONS = "cars_test_annos_withlabels.mat"
 
 
-def read(root: Path, split: str, transform: Transform | None) -> Images:
+def read(root: Path, split: str, transform: Transform | None, seed: int) -> Images:
     """The images of a split, in the order of the file."""
     folder = root / "stanford_cars"
     path = folder / "devkit" / ("cars_train_annos.mat" if split == "train" else _TEST_ANNOTATIONS)

@@ -46,7 +46,7 @@ class Boxes(Images):
         return picture.crop(edges)
 
 
-def read(root: Path, split: str, transform: Transform | None, *, crop_to_box: bool = False) -> Images:
+def read(root: Path, split: str, transform: Transform | None, seed: int, *, crop_to_box: bool = False) -> Images:
     """The images of a split, in the order of ``images.txt``.
 
     Args:

@@ -19,7 +19,7 @@ from .source import Sizes, Source
 _PARTS = {"train": ("trnid", "valid"), "test": ("tstid",)}
 
 
-def read(root: Path, split: str, transform: Transform | None) -> Images:
+def read(root: Path, split: str, transform: Transform | None, seed: int) -> Images:
     """The images of a split, in the order of the file."""
     folder = root / "flowers-102"
     labels = read_mat(folder / "imagelabels.mat", "labels").tolist()

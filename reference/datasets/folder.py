@@ -26,7 +26,7 @@ class _Visible(ImageFolder):
         return classes, {name: number for number, name in enumerate(classes)}
 
 
-def read(root: Path, split: str, transform: Transform | None) -> Images:
+def read(root: Path, split: str, transform: Transform | None, seed: int) -> Images:
     """The images of a split; classes are numbered in the order of their folders' names.
 
     Testing is on ``test`` or, where that is not there, on ``val``. What is hidden, its name beginning with a dot, is

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import indent
+from typing import Any
 
 from .images import Labelled, Transform
 
@@ -29,22 +30,29 @@ class Source:
         title: the authors' name for it.
         origin: where to get it.
         layout: the files below the root, as a tree.
-        read: (root, split, transform) -> the data set, for the split "train" or "test".
+        read: (root, split, transform, seed) -> the data set, for the split "train" or "test". The seed is of what is
+            drawn at random; files that are read are the same for every seed.
         sizes: the published ones, which the files must have; None for files of one's own.
+        is_installed: whether pip installs the files, so that the root, None then, need not be given.
     """
 
     title: str
     origin: str
     layout: str
-    read: Callable[[Path, str, Transform | None], Labelled]
+    read: Callable[[Any, str, Transform | None, int], Labelled]
     sizes: Sizes | None = None
+    is_installed: bool = False
 
-    def load(self, root: Path, split: str, transform: Transform | None) -> Labelled:
-        """Read the files and hold them against the published sizes."""
+    def load(self, root: Path | None, split: str, transform: Transform | None, seed: int) -> Labelled:
+        """Read the files and compare them with the published sizes."""
+        if root is None and not self.is_installed:
+            raise ValueError(
+                f"{self.title} needs --data, the folder that holds its files.\n{self._advice(Path('DIR'))}"
+            )
         try:
-            dataset = self.read(root, split, transform)
+            dataset = self.read(root, split, transform, seed)
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{error}\n{self._advice(root)}") from None
+            raise FileNotFoundError(f"{error}\n{self._advice(root)}" if root else str(error)) from None
         if self.sizes is not None:
             expected = (getattr(self.sizes, split), self.sizes.classes)
             found = (len(dataset), len(dataset.classes))

@@ -1,6 +1,6 @@
-"""The two pipelines of the published recipes, from an RGB picture to a normalised tensor.
+"""The pipelines of the published recipes and of the small network, from an RGB picture to a normalised tensor.
 
-Both resize to a square, whatever the picture's shape. The random ones draw PyTorch's random numbers.
+All resize to one size, whatever the picture's shape. The random ones draw PyTorch's random numbers.
 """
 
 from __future__ import annotations
@@ -33,6 +33,31 @@ def pretrained(*, training: bool) -> v2.Transform:
     """
     crop = v2.RandomCrop(448) if training else v2.CenterCrop(448)
     return _pipeline(600, crop, _IMAGENET_MEAN, _IMAGENET_STD, training)
+
+
+def word(*, training: bool) -> v2.Transform:
+    """For the small network: a picture of a word -> (1, 48, 96); white is 0, as in the padding of convolutions.
+
+    Args:
+        training: shift by up to 4 pixels, white coming in at the edges.
+    """
+    size = (48, 96)
+    return v2.Compose(
+        [
+            v2.Grayscale(),
+            v2.Resize(size),
+            *([v2.RandomCrop(size, padding=4, fill=255)] if training else []),
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize([1.0], [0.5]),
+        ]
+    )
+
+
+PIPELINES = {"from_scratch": from_scratch, "pretrained": pretrained, "word": word}
+"""The pipelines by the names that settings have for them."""
+
+IMAGE_CHANNELS = {"from_scratch": 3, "pretrained": 3, "word": 1}
 
 
 def _pipeline(

@@ -10,23 +10,27 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
-from ..training.build import load_data
-from ..training.distributed import choose_device
-from ..training.environment import usable_cores
 from ..training.recipes import load_recipe, recipe_option
-from ..training.settings import Settings, add_arguments, drop_from_text, from_arguments
+from ..training.settings import SMALL, Settings, add_arguments, drop_from_text, from_arguments
 from ..training.trainer import DivergedError
-from .parallel_runs import of_run, train_several
-from .plan import Drop, Plan, run_name
-from .results import Results, read, write
+from . import experiment
+from .plan import Plan, Variant, require_distinct, vary
+from .results import read, write
 from .table import table
+
+Drop = str | int | float
+Picks = Mapping[str, Mapping[str, Any]]
+"""By the name of a variant, the settings that were picked for it."""
 
 DROPS: tuple[Drop, ...] = (0, 0.25, "half", 0.75)
 CHANNELS = (2, 3, 4, 6)
+
+CROSS_ENTROPY, WHOLE = "cross-entropy", "+ L_dis + L_div"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m reference ablation",
         description="Train by cross-entropy alone, with each component of the MC-Loss and with both, with and without "
-        "masks, and over drop and ξ, from the same seeds; by default on the ORL faces.",
+        "masks, and over drop and ξ, from the same seeds, beside controls; by default on typefaces.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,  # the recipe is looked for by its full name
         parents=[chooser],
@@ -47,16 +51,14 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         parser.error(str(error))
     add_arguments(parser, recipe, only=tuple(setting.name for setting in fields(Settings) if setting.name != "seed"))
-    parser.add_argument(
-        "--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], metavar="SEED", help="each is a run of every variant"
-    )
+    experiment.add_arguments(parser, seeds=[0, 1, 2, 3, 4], folder="runs/ablation")
     parser.add_argument(
         "--over-drop",
         type=drop_from_text,
         nargs="*",
         default=argparse.SUPPRESS,  # depends on ξ
         metavar="DROP",
-        help=f"values to compare (default: of {_in_words(DROPS)} those that mask a channel where they are not 0)",
+        help=f"values to compare (default: of {_in_words(DROPS)} those that mask another number of channels)",
     )
     parser.add_argument(
         "--over-channels-per-class",
@@ -66,7 +68,12 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="ξ",
         help=f"values to compare (default: {_in_words(CHANNELS)}, where ξ can be chosen)",
     )
-    parser.add_argument("--folder", type=Path, default=Path("runs/ablation"), help="where everything goes")
+    parser.add_argument(
+        "--fewer-seeds", type=int, metavar="N", help="of the lines over drop and ξ: the first N of the seeds alone"
+    )
+    parser.add_argument(
+        "--picks", type=Path, metavar="FILE", help="settings of single variants, as reference search writes them"
+    )
     parser.add_argument("--figures", type=Path, metavar="FOLDER", help="where the picture goes, if elsewhere")
     parser.add_argument(
         "--redraw",
@@ -74,20 +81,13 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="FILE",
         help="train nothing: table and picture of the results.json of another time",
     )
-    parser.add_argument(
-        "--processes",
-        type=int,
-        help="runs at the same time; by default one, or on CPUs as many as there are cores for the threads of each",
-    )
-    parser.add_argument("--device", default="auto", help="such as cpu or cuda:1; auto is a GPU where there is one")
-    parser.add_argument("--workers", type=int, default=0, help="processes that read images ahead, for each run")
     options = parser.parse_args(arguments)
     try:
         if options.redraw:
             results = read(options.redraw)
         else:
             plan = _plan(options, parser)
-            results = run(plan, options.folder, options.processes, options.device, options.workers)
+            results = experiment.run(plan, options.folder, options.processes, options.device, options.workers)
             write(options.folder / "results.json", results)
         print(table(results))
         picture = (options.figures or options.folder) / "ablation.png"
@@ -107,52 +107,132 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def run(plan: Plan, folder: Path, processes: int | None = None, device: str = "auto", workers: int = 0) -> Results:
-    """Train what is not yet trained.
+def ablation_plan(
+    base: Settings,
+    seeds: Sequence[int],
+    channels: Sequence[int] = (),
+    drops: Sequence[Drop] = (),
+    picks: Picks | None = None,
+    fewer_seeds: int | None = None,
+) -> Plan:
+    """The parts of the MC-Loss one by one, numbers of channels, and controls.
 
     Args:
-        plan: what to train.
-        folder: gets a folder for each run.
-        processes: runs at the same time; None for one, or on CPUs as many as there are cores for.
-        device: see `choose_device`.
-        workers: processes that read images ahead, for each run.
+        base: the settings of the whole loss, whatever their seed.
+        seeds: of which every variant has a run each.
+        channels: ξ, the numbers of channels per class to compare.
+        drops: how many of a class's channels to mask, to compare; see ``drop`` in `Settings`.
+        picks: settings of single variants, where they are not those of the base; the variants over ξ and drop have
+            those of the whole loss or of cross-entropy.
+        fewer_seeds: how many of the seeds the variants over ξ and drop have; None for all.
+
+    Raises:
+        ValueError: there is nothing to leave out, something is there twice, or a value cannot be.
     """
-    on_cpu = choose_device(device).type == "cpu"
-    if processes is None:
-        processes = max(1, usable_cores() // plan.base.threads) if on_cpu and plan.base.threads else 1
-    train_set, test_set = load_data(plan.base)
-    jobs = {settings: (settings, folder / run_name(settings)) for settings in plan.settings()}
-    rows = train_several(jobs, processes, resume=True, device=device, workers=workers)
-    return Results(
-        plan,
-        _trained_on([run_folder for _, run_folder in jobs.values()]),
-        (len(train_set), len(test_set)),
-        {settings: of_run(epochs) for settings, epochs in rows.items()},
-    )
+    _require_parts(base, channels, drops)
+    picks = picks or {}
+    alpha, beta = base.weights
+    none = (0.0, 0.0)
+
+    def line(name: str, picked: str = "", *, against: str = CROSS_ENTROPY, **values: Any) -> Variant:
+        """A line with the picks of ``picked``, or of its own name, beside the cross-entropy of ``against``."""
+        shared = {key: value for key, value in values.items() if key in ("channels_per_class", "epochs", "pooling")}
+        own = {"weights": none if picked == CROSS_ENTROPY else base.weights}
+        return vary(
+            base,
+            seeds[:fewer_seeds] if name.startswith(("drop", "ξ")) else seeds,
+            name,
+            own | values | picks.get(picked or name, {}),
+            {"weights": none} | shared | picks.get(against, {}),
+        )
+
+    sections = {
+        "components of the loss": [
+            line(CROSS_ENTROPY, CROSS_ENTROPY),
+            line("+ L_dis", weights=(alpha, 0.0)),
+            line("+ L_div", weights=(0.0, beta)),
+            line(WHOLE),
+            line("+ L_dis + L_div, no masks", WHOLE, drop=0),
+        ],
+        "channels of a class that are masked": [line(f"drop {drop}", WHOLE, drop=drop) for drop in drops],
+        "channels of a class": [
+            line(f"ξ = {number}, {name}", name, channels_per_class=number)
+            for number in channels
+            for name in (CROSS_ENTROPY, WHOLE)
+        ],
+        "controls": [
+            line("label smoothing", label_smoothing=0.1, weights=none),
+            line("auxiliary classifier", auxiliary=alpha, weights=none),
+        ],
+        "twice the epochs": [
+            line(f"{2 * base.epochs} epochs, {name}", name, epochs=2 * base.epochs) for name in (CROSS_ENTROPY, WHOLE)
+        ],
+    }
+    if base.backbone == SMALL:
+        other = "max" if base.pooling == "mean" else "mean"
+        against = f"{other} pooling, {CROSS_ENTROPY}"
+        sections[f"{other} pooling"] = [
+            line(against, against, against=against, weights=none, pooling=other),
+            line(f"{other} pooling, {WHOLE}", against=against, pooling=other),
+        ]
+    return Plan(base, {heading: variants for heading, variants in sections.items() if variants})
 
 
-def _trained_on(folders: list[Path]) -> dict[str, str]:
-    """What the runs were trained on, which need not be the machine that collects them."""
-    told = [json.loads((folder / "metrics.json").read_text())["environment"] for folder in folders]
-    return {name: " and ".join(dict.fromkeys(str(one[name]) for one in told)) for name in told[0]}
-
-
-def _plan(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Plan:
-    try:
-        if options.processes is not None and options.processes < 1:
-            raise ValueError(f"processes must be at least 1; got {options.processes}.")
-        base = from_arguments(options)
-        channels = getattr(options, "over_channels_per_class", CHANNELS if base.channels_per_class else ())
-        drops = getattr(options, "over_drop", drops_for(base.channels_per_class))
-        return Plan(base, tuple(options.seeds), tuple(channels), tuple(drops))
-    except ValueError as error:
-        parser.error(str(error))
+def read_picks(path: Path) -> Picks:
+    """What `search` picked; ValueError where the file holds something else."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or not all(isinstance(values, dict) for values in content.values()):
+        raise ValueError(f"{path} must hold settings by the name of a variant, as reference search writes them.")
+    return content
 
 
 def drops_for(channels_per_class: int) -> list[Drop]:
     """Of `DROPS` 0 and what masks any of ξ channels; of a backbone's own, with ξ = 0, a class can have but 2."""
     fewest = channels_per_class or 2
     return [drop for drop in DROPS if drop == 0 or (0.5 if drop == "half" else float(drop)) * fewest >= 1]
+
+
+def _require_parts(base: Settings, channels: Sequence[int], drops: Sequence[Drop]) -> None:
+    if not all(base.weights):
+        raise ValueError(
+            f"both weights must be above 0, as each is left out in turn; got {' '.join(map(str, base.weights))}."
+        )
+    if base.convention != "official":
+        raise ValueError(
+            f'convention must be "official"; got {base.convention!r}, in which no weights leave out L_dis alone.'
+        )
+    if base.drop == 0:
+        raise ValueError("drop must not be 0, as one of the variants is without masks.")
+    if channels and base.channels_per_class == 0:
+        raise ValueError(
+            "channels_per_class is 0, which divides the backbone's own channels among the classes: there is no "
+            "ξ to compare. Leave --over-channels-per-class without a value."
+        )
+    require_distinct("ξ", channels)
+    require_distinct("values of drop", drops)
+    for xi in {base.channels_per_class, *channels}:
+        for drop in {base.drop, *(drops if xi == base.channels_per_class else ())}:
+            if isinstance(drop, float) and 0 < xi * drop < 1:
+                raise ValueError(
+                    f"drop {drop} masks none of {xi} channels, as fractions are rounded down: the line would say what "
+                    "drop 0 says."
+                )
+            if isinstance(drop, int) and 0 < xi <= drop:
+                raise ValueError(
+                    f"drop must leave a channel of each class, at most {xi - 1} for ξ = {xi}; got {drop}. A fraction, "
+                    "such as 0.5, fits every ξ."
+                )
+
+
+def _plan(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Plan:
+    try:
+        base = from_arguments(options)
+        channels = getattr(options, "over_channels_per_class", CHANNELS if base.channels_per_class else ())
+        drops = getattr(options, "over_drop", drops_for(base.channels_per_class))
+        picks = read_picks(options.picks) if options.picks else {}
+        return ablation_plan(base, options.seeds, channels, drops, picks, options.fewer_seeds)
+    except (TypeError, ValueError, OSError) as error:
+        parser.error(str(error))
 
 
 def _in_words(values: Sequence[object]) -> str:

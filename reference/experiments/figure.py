@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 
 from ..figures.pictures import save
 from .plan import Variant
-from .results import Results
-from .table import ACCURACY, CONFIDENCE, interval
+from .results import ACCURACY, Results
+from .statistics import CONFIDENCE, interval
 
 # Blue and vermilion of Okabe and Ito, told apart with every kind of colour vision.
 _BASELINE, _VARIANT = "#0072B2", "#D55E00"
@@ -25,7 +25,7 @@ def draw_ablation(results: Results, path: Path) -> None:
         results: of all runs.
         path: of the PNG file.
     """
-    sections = results.plan.sections()
+    sections = results.plan.sections
     lines = sum(1 + len(variants) for variants in sections.values())
     figure, axes = plt.subplots(1, 3, figsize=(11, 1.4 + 0.27 * lines), sharey=True, layout="constrained")
     titles = (
@@ -53,9 +53,9 @@ def draw_ablation(results: Results, path: Path) -> None:
     for label in axes[0].get_yticklabels():
         label.set_color(_GREY if label.get_text() in sections else "black")
     axes[0].set_ylim(y - 0.4, -0.6)
-    seeds = len(results.plan.seeds)
+    seeds = len(results.plan.seeds())
     bar = f"; bar: {CONFIDENCE:.0%} confidence interval of the mean" if seeds > 1 else ""
-    note = f"Each of {seeds} seeds is a small circle; diamond: their mean{bar}. Test images after the last epoch."
+    note = f"Each of up to {seeds} seeds is a small circle; diamond: their mean{bar}. Test images after the last epoch."
     figure.supxlabel(note, fontsize=8.5, color=_GREY)
     save(figure, path)
 
@@ -70,7 +70,7 @@ def _draw_variant(axes: list[Axes], results: Results, variant: Variant, y: int) 
         )
         _draw_values(axes[0], differences, y, color)
     for axis, measure in zip(axes[1:], ("test_diversity_fraction", "test_overlap"), strict=True):
-        _draw_values(axis, results.values(variant.settings, measure), y, color)
+        _draw_values(axis, results.values(variant, measure), y, color)
 
 
 def _draw_values(axis: Axes, values: list[float], y: int, color: str) -> None:

@@ -45,7 +45,7 @@ def train_several(
         workers: processes that read images ahead, for each run.
 
     Returns:
-        The rows of each run, one an epoch.
+        The rows of each run, one per evaluation.
 
     Raises:
         DivergedError: the loss of a run is infinite or no number; the message says which.
@@ -70,7 +70,7 @@ def _finished(settings: Settings, folder: Path) -> list[Row] | None:
         return None
     train_set, _ = load_data(settings)
     rows: list[Row] = load_same_run(path, settings, len(train_set), train_set.classes).rows
-    return rows if len(rows) == settings.epochs else None
+    return rows if rows and rows[-1]["epoch"] == settings.epochs else None
 
 
 def _train_all(
@@ -119,12 +119,12 @@ def _train_one(settings: Settings, folder: Path, resume: bool, device: str, work
     train_set, test_set = load_data(settings)
     # A run that goes on has its weights already.
     network = build_network(replace(settings, backbone_weights="") if resume else settings, len(train_set.classes))
-    left = settings.epochs
+    done = 0
 
     def count(row: Row) -> None:
-        nonlocal left
-        left -= 1
-        _epochs.put(1)
+        nonlocal done
+        _epochs.put(int(row["epoch"]) - done)
+        done = int(row["epoch"])
 
     try:
         rows = train(
@@ -140,5 +140,5 @@ def _train_one(settings: Settings, folder: Path, resume: bool, device: str, work
         )
     except DivergedError as error:
         raise DivergedError(f"{folder}: {error}") from error
-    _epochs.put(left)  # those of an earlier time
+    _epochs.put(settings.epochs - done)  # those of an earlier time
     return rows

@@ -1,130 +1,117 @@
-"""What an ablation trains: the parts of the MC-Loss one by one, and numbers of channels, each beside its baseline."""
+"""The runs of an experiment: variants of one training, each beside its baseline, from the same seeds."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from ..training.settings import Settings
-
-Drop = str | int | float
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One line of the table.
+    """One line of a table.
 
     Attributes:
-        name: what people call it.
+        name: as the table has it.
         settings: of its runs, but for the seed.
-        baseline: the same network by cross-entropy alone.
+        baseline: the settings that it is compared with; its own where it is a baseline itself.
+        seeds: of which it has a run each.
     """
 
     name: str
     settings: Settings
     baseline: Settings
+    seeds: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """An ablation.
+    """Variants in sections, each with the seeds that it is trained from.
 
-    All variants of one seed start from the same weights and train on the same images in the same order, where the
-    network is the same: ξ changes it, so each ξ has a baseline of its own.
+    All variants of one seed have the same images. Where they have the same network they start from the same weights and
+    see the images in the same order, augmented alike.
 
     Args:
-        base: the settings of the whole loss, whatever their seed.
-        seeds: of which every variant has a run each.
-        channels: ξ, the numbers of channels a class to compare.
-        drops: how many of a class's channels to mask, to compare; see ``drop`` in `Settings`.
+        base: the settings of which the variants change some.
+        sections: the variants by the heading that they stand under.
 
     Raises:
-        ValueError: there is nothing to leave out, something is there twice, or a value cannot be.
+        ValueError: a variant has no seed, or one twice.
     """
 
     base: Settings
-    seeds: tuple[int, ...]
-    channels: tuple[int, ...] = ()
-    drops: tuple[Drop, ...] = ()
+    sections: Mapping[str, Sequence[Variant]]
 
     def __post_init__(self) -> None:
-        base = self.base
-        if not all(base.weights):
-            raise ValueError(
-                f"both weights must be above 0, as each is left out in turn; got {' '.join(map(str, base.weights))}."
-            )
-        if base.convention != "official":
-            raise ValueError(
-                f'convention must be "official"; got {base.convention!r}, in which no weights leave out L_dis alone.'
-            )
-        if base.drop == 0:
-            raise ValueError("drop must not be 0, as one of the variants is without masks.")
-        if self.channels and base.channels_per_class == 0:
-            raise ValueError(
-                "channels_per_class is 0, which divides the backbone's own channels among the classes: there is no "
-                "ξ to compare. Leave --over-channels-per-class without a value."
-            )
-        for name, values in (("seeds", self.seeds), ("ξ", self.channels), ("values of drop", self.drops)):
-            if len(set(values)) < len(values):
-                raise ValueError(f"{name} must differ; got {' '.join(map(str, values))}.")
-        if not self.seeds:
-            raise ValueError("there must be a seed at least.")
-        for settings in self.settings():
-            if isinstance(settings.drop, float) and 0 < settings.channels_per_class * settings.drop < 1:
-                raise ValueError(
-                    f"drop {settings.drop} masks none of {settings.channels_per_class} channels, as fractions are "
-                    "rounded down: the line would say what drop 0 says."
-                )
-            if isinstance(settings.drop, int) and 0 < settings.channels_per_class <= settings.drop:
-                raise ValueError(
-                    f"drop must leave a channel of each class, at most {settings.channels_per_class - 1} for ξ = "
-                    f"{settings.channels_per_class}; got {settings.drop}. A fraction, such as 0.5, fits every ξ."
-                )
+        for variant in self.variants():
+            require_distinct("seeds", variant.seeds)
+            if not variant.seeds:
+                raise ValueError("there must be a seed at least.")
 
-    def sections(self) -> dict[str, list[Variant]]:
-        """The lines of the table, by the heading that they stand under."""
-        base = self.base
-        alpha, beta = base.weights
-        sections = {
-            "components of the loss": [
-                self._variant("cross-entropy", weights=(0, 0)),
-                self._variant("+ L_dis", weights=(alpha, 0)),
-                self._variant("+ L_div", weights=(0, beta)),
-                self._variant("+ L_dis + L_div"),
-                self._variant("+ L_dis + L_div, no masks", drop=0),
-            ],
-            "channels of a class that are masked": [self._variant(f"drop {drop}", drop=drop) for drop in self.drops],
-            "channels of a class": [
-                self._variant(f"ξ = {number}, {name}", channels_per_class=number, weights=weights)
-                for number in self.channels
-                for name, weights in (("cross-entropy", (0, 0)), ("+ L_dis + L_div", base.weights))
-            ],
-        }
-        return {heading: variants for heading, variants in sections.items() if variants}
+    def variants(self) -> list[Variant]:
+        """Those of all sections."""
+        return [variant for variants in self.sections.values() for variant in variants]
+
+    def seeds(self) -> list[int]:
+        """All seeds of the variants."""
+        return list(dict.fromkeys(seed for variant in self.variants() for seed in variant.seeds))
 
     def settings(self) -> list[Settings]:
-        """Those of every run, seed by seed; what several lines need is trained once."""
-        variants = [variant for variants in self.sections().values() for variant in variants]
+        """Those of every run, seed by seed; what several lines need is there once."""
         return list(
             dict.fromkeys(
                 replace(settings, seed=seed)
-                for seed in self.seeds
-                for variant in variants
+                for seed in self.seeds()
+                for variant in self.variants()
+                if seed in variant.seeds
                 for settings in (variant.baseline, variant.settings)
             )
         )
 
-    def _variant(self, name: str, **changes: object) -> Variant:
-        settings = replace(self.base, seed=0, **changes)  # type: ignore[arg-type]
-        return Variant(name, _plain(settings), _plain(replace(settings, weights=(0, 0))))
+
+def vary(
+    base: Settings, seeds: Sequence[int], name: str, changes: Mapping[str, Any], baseline: Mapping[str, Any]
+) -> Variant:
+    """A variant of some settings.
+
+    Args:
+        base: the settings.
+        seeds: of the variant.
+        name: of the variant.
+        changes: its own values.
+        baseline: those of its baseline.
+    """
+    own, others = (without_idle_masks(replace(base, seed=0, **values)) for values in (changes, baseline))
+    return Variant(name, own, others, tuple(seeds))
 
 
-def run_name(settings: Settings) -> str:
-    """The name of a run's folder, such as ``alpha0.5-beta3-xi4-drophalf-seed0``."""
+def changes(base: Settings, settings: Settings) -> dict[str, Any]:
+    """The values in which settings differ from others, but for the seed and where the data are."""
+    others = asdict(base)
+    return {
+        name: value
+        for name, value in asdict(settings).items()
+        if value != others[name] and name not in ("seed", "data")
+    }
+
+
+def run_name(base: Settings, settings: Settings) -> str:
+    """A name for a run's folder, such as ``alpha5-beta10-xi3-drophalf-seed0``, with what else differs from the base."""
     alpha, beta = settings.weights
+    named = ("weights", "channels_per_class", "drop")
+    others = [f"-{name}{value}" for name, value in changes(base, settings).items() if name not in named]
     xi = settings.channels_per_class
-    return f"alpha{alpha:g}-beta{beta:g}-xi{xi}-drop{settings.drop}-seed{settings.seed}"
+    return f"alpha{alpha:g}-beta{beta:g}-xi{xi}-drop{settings.drop}{''.join(others)}-seed{settings.seed}"
 
 
-def _plain(settings: Settings) -> Settings:
-    """Without masks where there is no L_dis, which alone sees them: runs that are the same have the same settings."""
+def without_idle_masks(settings: Settings) -> Settings:
+    """No masks where there is no L_dis, which alone sees them: runs that are the same have the same settings."""
     return settings if settings.weights[0] else replace(settings, drop=0)
+
+
+def require_distinct(name: str, values: Sequence[object]) -> None:
+    """ValueError where a value is there twice."""
+    if len(set(values)) < len(values):
+        raise ValueError(f"{name} must differ; got {' '.join(map(str, values))}.")

@@ -1,20 +1,15 @@
-"""The table of an ablation, in text."""
+"""The table of an experiment, in text."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from statistics import fmean, stdev
+from collections.abc import Mapping
+from statistics import fmean
 
-from scipy.stats import t
-
-from ..datasets import DATASETS, faces
+from ..datasets import DATASETS
 from ..training.settings import SMALL
-from .plan import Variant
-from .results import Results
-from .statistics import mean_and_deviation
-
-ACCURACY = "test_accuracy"
+from .plan import Plan, Variant
+from .results import ACCURACY, Results
+from .statistics import CONFIDENCE, deviations, interval, mean_and_deviation
 
 MEASURES = {
     # column of the metrics: heading, format
@@ -23,18 +18,23 @@ MEASURES = {
     "test_overlap": ("overlap", ".3f"),
 }
 
-CONFIDENCE = 0.95
+SECONDS = {"seconds": ("seconds", ".0f")}
 
-_NAME, _CELL = 29, 16
+_NAME, _CELL = 37, 16
 
 
-def table(results: Results) -> str:
-    """What was run on what, a line for each variant, and how to read them."""
-    headings = ["accuracy %", "difference", "more/less", *(heading for heading, _ in MEASURES.values())]
+def table(results: Results, measures: Mapping[str, tuple[str, str]] = MEASURES) -> str:
+    """What was run on what, a line for each variant, and how to read them.
+
+    Args:
+        results: of all runs.
+        measures: the columns beside accuracy: by their name in the metrics, the heading and the format.
+    """
+    headings = ["accuracy %", "difference", "more/less", *(heading for heading, _ in measures.values())]
     lines = [describe(results), "", "".ljust(_NAME) + "".join(heading.rjust(_CELL) for heading in headings)]
-    for heading, variants in results.plan.sections().items():
-        lines += [heading, *(_line(results, variant) for variant in variants)]
-    return "\n".join([*lines, "", *_notes(len(results.plan.seeds))])
+    for heading, variants in results.plan.sections.items():
+        lines += [heading, *(_line(results, variant, measures) for variant in variants)]
+    return "\n".join([*lines, "", *_notes(results.plan)])
 
 
 def describe(results: Results) -> str:
@@ -42,31 +42,20 @@ def describe(results: Results) -> str:
     base, on = results.plan.base, results.environment
     alpha, beta = base.weights
     train, test = results.images
-    title = faces.TITLE if base.dataset == "faces" else DATASETS[base.dataset].title
-    backbone = "the small network" if base.backbone == SMALL else base.backbone
+    backbone = f"the small network, {base.pooling} pooling" if base.backbone == SMALL else base.backbone
     xi = f"ξ = {base.channels_per_class}" if base.channels_per_class else "the backbone's own channels"
+    precision = "float32" if base.mixed_precision == "off" else base.mixed_precision
     return (
-        f"{on['cpu']}, {on['cores']} cores; Python {on['python']}, torch {on['torch']}; device {on['device']}\n"
-        f"{title}, {train} images to train on, {test} to test; {backbone}\n"
-        f"{base.epochs} epochs; seeds {' '.join(map(str, results.plan.seeds))}; where the line says nothing else, "
-        f"α = {alpha:g}, β = {beta:g}, {xi}, drop {base.drop}"
+        f"{on['cpu']}, {on['cores']} cores; Python {on['python']}, torch {on['torch']}; device {on['device']}, "
+        f"{precision}\n"
+        f"{DATASETS[base.dataset].title}, {train} images to train on, {test} to test; {backbone}\n"
+        f"{base.epochs} epochs; seeds {' '.join(map(str, results.plan.seeds()))}; where the line says nothing else, "
+        f"learning rate {base.learning_rate:g}, α = {alpha:g}, β = {beta:g}, {xi}, drop {base.drop}"
     )
 
 
-def interval(values: Sequence[float]) -> float:
-    """Half the width of the confidence interval of the mean, by Student's t; NaN for one value alone."""
-    if len(values) < 2:
-        return math.nan
-    return _deviations(len(values)) * stdev(values)
-
-
-def _deviations(number: int) -> float:
-    """Half the width of the interval, in standard deviations."""
-    return float(t.ppf((1 + CONFIDENCE) / 2, number - 1)) / math.sqrt(number)
-
-
-def _line(results: Results, variant: Variant) -> str:
-    cells = [mean_and_deviation([100 * value for value in results.values(variant.settings, ACCURACY)], ".1f")]
+def _line(results: Results, variant: Variant, measures: Mapping[str, tuple[str, str]]) -> str:
+    cells = [mean_and_deviation([100 * value for value in results.values(variant, ACCURACY)], ".1f")]
     if variant.settings == variant.baseline:
         cells += ["", ""]
     else:
@@ -74,22 +63,23 @@ def _line(results: Results, variant: Variant) -> str:
         is_clear = abs(fmean(differences)) > interval(differences) > 0  # never of one alone, nor of equal ones
         cells.append(mean_and_deviation(differences, ".1f", "+") + ("*" if is_clear else ""))
         cells.append(f"{sum(value > 0 for value in differences)}/{sum(value < 0 for value in differences)}")
-    cells += [
-        mean_and_deviation(results.values(variant.settings, measure), digits)
-        for measure, (_, digits) in MEASURES.items()
-    ]
-    return (f"  {variant.name}".ljust(_NAME) + "".join(cell.rjust(_CELL) for cell in cells)).rstrip()
+    cells += [mean_and_deviation(results.values(variant, measure), digits) for measure, (_, digits) in measures.items()]
+    fewer = "" if len(variant.seeds) == len(results.plan.seeds()) else f" ({len(variant.seeds)} seeds)"
+    return (f"  {variant.name}{fewer}".ljust(_NAME) + "".join(cell.rjust(_CELL) for cell in cells)).rstrip()
 
 
-def _notes(seeds: int) -> list[str]:
+def _notes(plan: Plan) -> list[str]:
+    seeds = len(plan.seeds())
     notes = [
         "Test images after the last epoch, no channel masked.",
-        "difference: in accuracy, to cross-entropy alone with the same seed and ξ; more/less: on how many seeds.",
+        "difference: in accuracy, to the section's cross-entropy with the same seed; more/less: on how many seeds.",
     ]
     if seeds > 1:
+        few = min(len(variant.seeds) for variant in plan.variants())
+        factor = f"{deviations(seeds):.2f}" + (f" ({few} seeds: {deviations(few):.2f})" if 1 < few < seeds else "")
         notes += [
-            f"±: standard deviation over {seeds} seeds. *: the mean difference is more than {_deviations(seeds):.2f} "
-            f"times its ±, which chance alone",
+            f"±: standard deviation over {seeds} seeds, or as many as the line says. *: the mean difference is over",
+            f"{factor} times its ±, which chance alone",
             f"exceeds in {1 - CONFIDENCE:.0%} of comparisons (paired t-test; not corrected for how many there are).",
         ]
     return notes

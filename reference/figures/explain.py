@@ -19,6 +19,7 @@ from ..training.build import picture_transform
 from ..training.checkpoint import load_network
 from .class_views_figure import Block, draw_views
 from .explorer import write_explorer
+from .style import CROSS_ENTROPY, MC_LOSS
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def view_picture(viewer: Viewer, picture: Image.Image, true_class: str | None) -
 def load_viewer(path: Path) -> Viewer:
     """The network of a checkpoint, named after the checkpoint and its loss."""
     network, settings, classes = load_network(path)
-    loss = "cross-entropy" if network.loss is None else "cross-entropy + MC-Loss"
+    loss = MC_LOSS if any(settings.weights) else CROSS_ENTROPY
     name = f"{loss} ({'/'.join(path.parts[-2:])})"
     return Viewer(name, network, picture_transform(settings, training=False), classes)
 

@@ -27,11 +27,13 @@ class Overlap(NamedTuple):
 
     Attributes:
         loss: what it was trained by, one of the two that are compared.
-        epochs: the overlap after each epoch, from 0 to 1; NaN where there was none.
+        epochs: those after which it was measured.
+        overlaps: after each of them, from 0 to 1; NaN where there was none.
     """
 
     loss: str
-    epochs: Sequence[float]
+    epochs: Sequence[int]
+    overlaps: Sequence[float]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -66,13 +68,14 @@ def read_overlap(folder: Path) -> Overlap:
     try:
         content = json.loads(path.read_text())
         loss = MC_LOSS if any(content["settings"]["weights"]) else CROSS_ENTROPY
-        values = [row[COLUMN] for row in content["epochs"]]
+        rows = content["epochs"]
+        epochs, values = [row["epoch"] for row in rows], [row[COLUMN] for row in rows]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} must be of a run of reference train, with the weights of its loss and {COLUMN} of each epoch; "
             f"it fails at {error}."
         ) from error
-    return Overlap(loss, [math.nan if value is None else value for value in values])  # JSON knows no NaN
+    return Overlap(loss, epochs, [math.nan if value is None else value for value in values])  # JSON knows no NaN
 
 
 def draw_overlap(runs: Mapping[Path, Overlap], path: Path) -> None:
@@ -86,12 +89,12 @@ def draw_overlap(runs: Mapping[Path, Overlap], path: Path) -> None:
     colours = cycle(_OTHER_COLOURS)
     drawn = set()
     figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
-    for folder, (loss, overlaps) in runs.items():
+    for folder, (loss, epochs, overlaps) in runs.items():
         label = f"{loss} ({folder})" if losses.count(loss) > 1 else loss
         style = {**STYLES[loss], "color": next(colours)} if loss in drawn else STYLES[loss]
         drawn.add(loss)
         marker = "o" if len(overlaps) == 1 else None  # a single point is no line
-        axis.plot(range(1, len(overlaps) + 1), overlaps, label=label, linewidth=1.8, marker=marker, **style)
+        axis.plot(epochs, overlaps, label=label, linewidth=1.8, marker=marker, **style)
     axis.set_title("Overlap of a class's channels on the test set\n", fontsize=11, loc="left", weight="bold")
     axis.text(
         0,

@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 from mcl_triton import ChannelGroups, MCLoss
 
 from .backbones import IMAGE_SHAPE, count_channels, torchvision_backbone, widened_backbone
-from .network import MCNetwork, classifier_head, global_max_pooling
+from .network import AuxiliaryClassifier, MCNetwork, classifier_head, global_max_pooling
 
 B_CNN = "bcnn"
 
@@ -27,7 +27,7 @@ def base_network(
     *,
     channels_per_class: int | None = None,
     weights: str | Path | None = None,
-    loss: MCLoss | Callable[[ChannelGroups], MCLoss] | None = None,
+    loss: MCLoss | Callable[[ChannelGroups], MCLoss | AuxiliaryClassifier] | None = None,
     image_shape: tuple[int, int, int] = IMAGE_SHAPE,
 ) -> MCNetwork:
     """A network whose feature channels belong to classes; which to which, is in its ``groups``.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +23,10 @@ class MCNetwork(nn.Module):
     Args:
         features: any extractor, images -> (B, N, H, W), whose N channels are those of ``groups``.
         groups: which channels belong to which class.
-        loss: the MC-Loss of the same groups; None for a network of cross-entropy alone.
+        loss: the MC-Loss of the same groups, or what stands in its place; None for a network of cross-entropy alone.
         pooling: (B, N, H, W) -> (B, D), the input of the head; by default global max pooling, D = N.
         head: (B, D) -> logits (B, C); by default `classifier_head` for D = N.
+        label_smoothing: of the classifier's cross-entropy in training.
 
     Raises:
         ValueError: ``loss`` is for other groups.
@@ -35,10 +36,11 @@ class MCNetwork(nn.Module):
         self,
         features: nn.Module,
         groups: ChannelGroups,
-        loss: MCLoss | None = None,
+        loss: MCLoss | AuxiliaryClassifier | None = None,
         *,
         pooling: nn.Module | None = None,
         head: nn.Module | None = None,
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
         if loss is not None and loss.groups != groups:
@@ -48,6 +50,7 @@ class MCNetwork(nn.Module):
         self.loss = loss
         self.pooling = global_max_pooling() if pooling is None else pooling
         self.head = classifier_head(groups.num_channels, groups.num_classes) if head is None else head
+        self.label_smoothing = label_smoothing
 
     def extract(self, images: Tensor) -> Tensor:
         """The features F, (B, N, H, W), whose channels belong to classes."""
@@ -67,7 +70,7 @@ class MCNetwork(nn.Module):
 
     def forward(
         self, images: Tensor, targets: Tensor | None = None, mask: Tensor | None = None
-    ) -> Tensor | tuple[Tensor, Tensor] | tuple[Tensor, Tensor, MCLossOutput | None]:
+    ) -> Tensor | tuple[Tensor, Tensor] | tuple[Tensor, Tensor, MCLossOutput | AuxiliaryOutput | None]:
         """Classify a batch.
 
         Args:
@@ -86,15 +89,54 @@ class MCNetwork(nn.Module):
         logits = self.classify(features)
         if targets is None:
             return logits
-        ce_loss = cross_entropy(logits, targets)
+        ce_loss = cross_entropy(logits, targets, label_smoothing=self.label_smoothing if self.training else 0.0)
         if not self.training:
             return logits, ce_loss
         return logits, ce_loss, None if self.loss is None else self.loss(features, targets, mask)
 
 
+class AuxiliaryOutput(NamedTuple):
+    """The output of `AuxiliaryClassifier`.
+
+    Attributes:
+        loss: weighted, a scalar.
+        logits: (B, C).
+    """
+
+    loss: Tensor
+    logits: Tensor
+
+
+class AuxiliaryClassifier(nn.Module):
+    """A control in place of the MC-Loss: weight · cross-entropy of a linear classifier of the mean-pooled features.
+
+    Like L_dis it classifies the last feature map without the head; unlike it, every channel can serve every class.
+
+    Args:
+        groups: of the network; only their numbers of channels and classes count.
+        weight: of the cross-entropy.
+    """
+
+    def __init__(self, groups: ChannelGroups, weight: float) -> None:
+        super().__init__()
+        self.groups = groups
+        self.weight = weight
+        self.linear = nn.Linear(groups.num_channels, groups.num_classes)
+
+    def forward(self, features: Tensor, targets: Tensor, mask: Tensor | None = None) -> AuxiliaryOutput:
+        """Features (B, N, H, W) and targets -> the loss; there is nothing to mask."""
+        logits = self.linear(features.mean(dim=(2, 3)))
+        return AuxiliaryOutput(self.weight * cross_entropy(logits, targets), logits)
+
+
 def global_max_pooling() -> nn.Module:
     """(B, N, H, W) -> (B, N), the largest activation of each channel, as in the paper's ResNet."""
     return nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten())
+
+
+def global_mean_pooling() -> nn.Module:
+    """(B, N, H, W) -> (B, N), the mean activation of each channel."""
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
 def classifier_head(num_inputs: int, num_classes: int, hidden: int = 512) -> nn.Module:
@@ -109,15 +151,19 @@ def classifier_head(num_inputs: int, num_classes: int, hidden: int = 512) -> nn.
 
 
 def small_extractor(num_channels: int, image_channels: int = 1) -> nn.Module:
-    """A convolutional network for small images, (B, image_channels, H, W) -> (B, num_channels, ⌊H/8⌋, ⌊W/8⌋)."""
-    widths = (image_channels, 24, 48, 64)
-    blocks = [
-        layer for inputs, outputs in pairwise(widths) for layer in (*_convolution(inputs, outputs), nn.MaxPool2d(2))
-    ]
-    extractor = nn.Sequential(*blocks, *_convolution(widths[-1], num_channels))
+    """A convolutional network for small images, (B, image_channels, H, W) -> (B, num_channels, H/8, W/8)."""
+    extractor = nn.Sequential(
+        *_convolution(image_channels, 32, size=5, stride=2),
+        nn.MaxPool2d(2),
+        *_convolution(32, 64),
+        *_convolution(64, 64),
+        nn.MaxPool2d(2),
+        *_convolution(64, num_channels),
+    )
     return extractor.to(memory_format=torch.channels_last)  # pooling is faster there on a CPU
 
 
-def _convolution(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
+def _convolution(inputs: int, outputs: int, *, size: int = 3, stride: int = 1) -> tuple[nn.Module, ...]:
     # Batch norm follows and has its own bias.
-    return nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+    convolution = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
+    return convolution, nn.BatchNorm2d(outputs), nn.ReLU()

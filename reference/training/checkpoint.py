@@ -18,7 +18,7 @@ from .run_folder import write_whole
 from .settings import Settings, differences
 
 Row = dict[str, float]
-"""The measures after an epoch, by the names of the CSV file's columns.
+"""The measures after an evaluation, by the names of the CSV file's columns.
 
 ``seconds`` are those of the steps and of the evaluation, without waiting for training images.
 """
@@ -36,8 +36,8 @@ class Checkpoint:
         num_images: of the training set.
         classes: their names.
         step: steps done.
-        rows: one per finished epoch.
-        totals: sums over the images of the epoch that is running, by the names of ``TOTALS``; empty between epochs.
+        rows: one per evaluation.
+        totals: sums over the images since the last one, by the names of ``TOTALS``; empty where there are none.
         network, optimizer, scaler: their state_dict.
     """
 
@@ -58,10 +58,11 @@ class Checkpoint:
             _is_list(self.rows, dict) and all(tuple(row) == COLUMNS and _are_numbers(row) for row in self.rows),
             f"rows must be a list of dictionaries of numbers, {', '.join(COLUMNS)}",
         )
-        _require([row["epoch"] for row in self.rows] == list(range(1, len(self.rows) + 1)), "rows must count epochs")
-        epochs = len(self.rows), min(len(self.rows) + 1, self.settings.epochs)
-        _require(epochs[0] <= epochs[1], f"rows must be at most {self.settings.epochs}, one per epoch")
-        _whole("step", self.step, epochs[0] * steps_per_epoch, epochs[1] * steps_per_epoch)
+        evaluated, count = self.settings.evaluated_epochs(), len(self.rows)
+        _require(count <= len(evaluated), f"rows must be at most {len(evaluated)}, one per evaluation")
+        _require([row["epoch"] for row in self.rows] == evaluated[:count], "rows must count the evaluated epochs")
+        last, following = [0, *evaluated, self.settings.epochs][count : count + 2]
+        _whole("step", self.step, last * steps_per_epoch, following * steps_per_epoch)
         _require(
             isinstance(self.totals, dict) and tuple(self.totals) in ((), TOTALS) and _are_numbers(self.totals),
             f"totals must be a dictionary of numbers, {', '.join(TOTALS)}",

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any
 
-from ..datasets import DATASETS, faces
+from ..datasets import DATASETS
+from ..datasets.transforms import IMAGE_CHANNELS, PIPELINES
 from ..model.backbones import WIDENED_BACKBONES
 
 SMALL = "small"
 """The backbone of the demo, for small images."""
 
-TRANSFORMS = ("from_scratch", "pretrained")
+POOLINGS = ("mean", "max")
 MIXED_PRECISIONS = ("off", "bf16", "fp16")
 
 
@@ -45,14 +46,11 @@ class Settings:
     data-loader workers; ``data`` is only where the files lie.
     """
 
-    dataset: str = _setting("faces", "what to train on", choices=(*DATASETS, "faces"))
-    data: str = _setting("", "folder of the data set's files; the faces need none", metavar="FOLDER")
-    training_photos: int = _setting(
-        3, "of the faces: photographs of each person to train on; the other ones of the 10 are for testing"
+    dataset: str = _setting("typefaces", "what to train on", choices=tuple(DATASETS))
+    data: str = _setting(
+        "", "folder of the data set's files; typefaces without one are those that pip installs", metavar="FOLDER"
     )
-    transform: str = _setting(
-        "from_scratch", "sizes, augmentation and normalisation of photographs; faces have their own", choices=TRANSFORMS
-    )
+    transform: str = _setting("word", "sizes, augmentation and normalisation", choices=tuple(PIPELINES))
     backbone: str = _setting(
         SMALL, 'the feature extractor: "small", for small images, "bcnn", or a network of torchvision', metavar="NAME"
     )
@@ -61,23 +59,29 @@ class Settings:
         "its pretrained weights: torchvision's by name, such as DEFAULT, or a file; random without",
         metavar="WEIGHTS",
     )
+    pooling: str = _setting("mean", "over the map of the small network, before its head", choices=POOLINGS)
     channels_per_class: int = _setting(
-        4, "ξ, the feature channels of each class; 0 divides those that the backbone has among the classes"
+        3, "ξ, the feature channels of each class; 0 divides those that the backbone has among the classes"
     )
     convention: str = _setting("official", "what the weights of the MC-Loss mean", choices=("official", "paper"))
     weights: tuple[float, float] = _setting(
-        (0.5, 3.0),
+        (5.0, 10.0),
         "of the MC-Loss: α of L_dis and β of the diversity in the official convention, μ and λ in the paper's; 0 0 "
         "trains by cross-entropy alone",
         type=float,
         nargs=2,
         metavar=("FIRST", "SECOND"),
     )
+    label_smoothing: float = _setting(0.0, "of the classifier's cross-entropy")
+    auxiliary: float = _setting(
+        0.0, "weight of a linear classifier of the mean-pooled features in place of the MC-Loss, as a control"
+    )
     drop: str | int | float = _setting(
         "half", "channels of each class that are masked in training: half, a number, or a fraction", type=drop_from_text
     )
-    epochs: int = _setting(40, "passes over the training set")
-    batch_size: int = _setting(20, "images a step, of all processes together")
+    epochs: int = _setting(20, "passes over the training set")
+    evaluate_every: int = _setting(5, "epochs between two evaluations; there is one after the last epoch")
+    batch_size: int = _setting(32, "images a step, of all processes together")
     accumulation: int = _setting(
         1, "parts that each process computes its images of a step in, one after the other; batch norm sees one part"
     )
@@ -100,7 +104,7 @@ class Settings:
     threads: int = _setting(
         1, "of PyTorch on the CPU; for networks this small more are slower; 0 leaves PyTorch its own choice"
     )
-    seed: int = _setting(0, "of the split, the initial weights, the order, the augmentation and the masks")
+    seed: int = _setting(0, "of the drawn images, the initial weights, the order, the augmentation and the masks")
 
     def __post_init__(self) -> None:
         for setting in fields(self):
@@ -109,8 +113,6 @@ class Settings:
             choices = setting.metadata.get("choices", [value])
             self._require(value in choices, setting.name, f"one of {', '.join(map(str, choices))}")
         require = self._require
-        require(1 <= self.training_photos < faces.PHOTOS_PER_PERSON, "training_photos", "from 1 to 9")
-        require(self.dataset != "faces" or self.backbone == SMALL, "backbone", f'"{SMALL}" for the faces')
         require(self.backbone != SMALL or not self.backbone_weights, "backbone_weights", f'empty for "{SMALL}"')
         fewest = int(self.backbone == SMALL)  # it has no channels of its own
         require(self.channels_per_class >= fewest, "channels_per_class", f"at least {fewest} for {self.backbone}")
@@ -127,8 +129,23 @@ class Settings:
             "weights",
             "two finite numbers, none of them negative",
         )
+        require(0 <= self.label_smoothing < 1, "label_smoothing", "from 0 to below 1")
+        require(
+            0 <= self.auxiliary < math.inf and not (self.auxiliary and any(self.weights)),
+            "auxiliary",
+            "finite, not negative, and 0 where there is MC-Loss",
+        )
+        require(
+            IMAGE_CHANNELS[self.transform] == 3 or self.backbone == SMALL,
+            "transform",
+            f"one with three channels for {self.backbone}",
+        )
+        require(
+            self.pooling == "max" or self.backbone == SMALL, "pooling", f'"max" for {self.backbone}, which has its own'
+        )
         require(_is_drop(self.drop), "drop", '"half", a number of channels, or a fraction from 0 to below 1')
         require(self.epochs >= 1, "epochs", "at least 1")
+        require(self.evaluate_every >= 1, "evaluate_every", "at least 1")
         require(self.batch_size >= 2, "batch_size", "at least 2, for batch norm")
         require(
             self.accumulation >= 1
@@ -148,6 +165,10 @@ class Settings:
         )
         require(self.threads >= 0, "threads", "at least 0")
         require(0 <= self.seed < 2**63, "seed", "from 0 to below 2^63")
+
+    def evaluated_epochs(self) -> list[int]:
+        """The epochs after which the network is evaluated, counted from 1; the last one always is."""
+        return [*range(self.evaluate_every, self.epochs, self.evaluate_every), self.epochs]
 
     def _require(self, holds: bool, name: str, expected: str) -> None:
         if not holds:

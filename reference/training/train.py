@@ -1,4 +1,4 @@
-"""Training, with an evaluation after every epoch: ``python -m reference train --help``.
+"""Training, with evaluations on the test images: ``python -m reference train --help``.
 
 A run is a function of its settings: everything random in it follows from the seed and the step, see `batches`. So a
 run that was interrupted and resumed ends in the same weights, bit for bit on a CPU, as one that was not.
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     parser = argparse.ArgumentParser(
         prog="python -m reference train",
-        description="Train a network by cross-entropy and MC-Loss; without a recipe, a small one on the ORL faces.",
+        description="Train a network by cross-entropy and MC-Loss; without a recipe, a small one on typefaces.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         parents=[chooser],
         allow_abbrev=False,  # the chooser, which is asked first, would not know a shortened --recipe

@@ -26,7 +26,7 @@ from torch.optim import SGD
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from mcl_triton import sample_channel_mask
+from mcl_triton import MCLoss, sample_channel_mask
 
 from ..model.base_networks import parameter_groups
 from ..model.network import MCNetwork
@@ -62,7 +62,7 @@ def train(
     progress: bool = True,
     on_epoch: Callable[[Row], None] | None = None,
 ) -> list[Row]:
-    """Train a network, evaluating it after every epoch; seeds PyTorch's random numbers as it goes.
+    """Train a network and evaluate it in between; seeds PyTorch's random numbers as it goes.
 
     Where several processes train together, each calls this with the same arguments; the first one writes the files.
 
@@ -72,15 +72,15 @@ def train(
             ``classes``, if it has them, go into the checkpoints.
         test_set: likewise, without random transforms.
         settings: of which all are used here but those that say what the data and the network are.
-        folder: gets ``checkpoint.pt``, ``metrics.csv`` and ``metrics.json``, brought up to date after every epoch, and
-            ``best.pt``, the checkpoint of the first epoch with the highest test accuracy.
+        folder: gets ``checkpoint.pt``, ``metrics.csv`` and ``metrics.json``, brought up to date after every
+            evaluation, and ``best.pt``, the checkpoint of the first one with the highest test accuracy.
         resume: continue from the checkpoint in ``folder``, whose settings and training images must be the same.
         workers: processes that read ahead; nothing depends on how many.
         progress: show a bar.
         on_epoch: called with each new row.
 
     Returns:
-        One row per epoch, those before an interruption included.
+        One row per evaluation, those before an interruption included.
 
     Raises:
         KeyboardInterrupt: after Ctrl-C, once the step is done and the checkpoint written.
@@ -114,8 +114,8 @@ def train(
             disable=not (progress and writes),
         ) as bar:
             steps = run.steps(train_set, workers)
-            for epoch in range(len(run.rows), settings.epochs):
-                while run.step < (epoch + 1) * run.steps_per_epoch:
+            for epoch in settings.evaluated_epochs()[len(run.rows) :]:
+                while run.step < epoch * run.steps_per_epoch:
                     run.train_step(next(steps))
                     bar.update(settings.batch_size)
                     if distributed.any_process(is_interrupted()):
@@ -123,7 +123,7 @@ def train(
                         _stop()
                 run.finish_epoch(test_set, workers)
                 if writes:
-                    write_metrics(folder, run)  # before the checkpoint: a run that ends here repeats the epoch
+                    write_metrics(folder, run)  # before the checkpoint: a run that ends here repeats this
                 if run.is_best():
                     run.save(folder / BEST)
                 run.save(folder / CHECKPOINT)
@@ -174,8 +174,8 @@ class Run:
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.mixed_precision == "fp16")
         self.step = 0
-        self.rows: list[Row] = []  # one per finished epoch
-        self.totals: Row = {}  # sums over the images of the epoch that is running
+        self.rows: list[Row] = []  # one for each evaluation
+        self.totals: Row = {}  # sums over the images since the last evaluation
 
     def steps(self, train_set: Dataset[Any], workers: int = 0) -> Iterator[list[Part]]:
         """This process's share of the batch of each step that is left, in parts."""
@@ -216,7 +216,7 @@ class Run:
                 sum(correct for _, correct in of_parts),
             ]
         )
-        self._require_finite("training loss", loss / images)
+        self._require_finite("training loss", loss / images, self.step // self.steps_per_epoch + 1)
         # The update.
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -241,21 +241,22 @@ class Run:
         return torch.stack([loss.detach(), correct.to(loss.dtype)])
 
     def finish_epoch(self, test_set: Dataset[Any], workers: int = 0) -> None:
-        """Evaluate on the test images, and add the epoch's row."""
+        """Evaluate on the test images, and add a row of what happened since the last evaluation."""
         started = time.perf_counter()
+        epoch = self.step // self.steps_per_epoch
         if (scale := self.scaler.get_scale()) < 1:  # it is 1 where nothing is scaled
             raise DivergedError(
-                f"the gradients are not finite in float16 at step {self.step}, epoch {len(self.rows) + 1}: the loss "
-                f"was scaled down to {scale:g} and steps were left out. Set mixed_precision to bf16 or off."
+                f"the gradients are not finite in float16 at step {self.step}, epoch {epoch}: the loss was scaled "
+                f"down to {scale:g} and steps were left out. Set mixed_precision to bf16 or off."
             )
         distributed.share_buffers(self.network)
         with autocast(self.settings, self.device):
             test = evaluate(self.network, test_set, self.settings.batch_size, workers=workers)
-        self._require_finite("test cross-entropy", test["cross_entropy"])
+        self._require_finite("test cross-entropy", test["cross_entropy"], epoch)
         images = self.totals["images"]
         self.rows.append(
             {
-                "epoch": len(self.rows) + 1,
+                "epoch": epoch,
                 "step": self.step,
                 "train_loss": self.totals["loss"] / images,
                 "train_accuracy": self.totals["correct"] / images,
@@ -267,7 +268,7 @@ class Run:
         self._warn_if_diverging()
 
     def is_best(self) -> bool:
-        """Whether the last epoch has a higher test accuracy than every one before."""
+        """Whether the last evaluation has a higher test accuracy than every one before."""
         *before, last = (row["test_accuracy"] for row in self.rows)
         return all(last > accuracy for accuracy in before)
 
@@ -310,23 +311,23 @@ class Run:
             wrapped = parallel = DistributedDataParallel(wrapped, device_ids=[self.device] if on_gpu else None)
         return torch.compile(wrapped) if self.settings.compile else wrapped, parallel
 
-    def _require_finite(self, name: str, value: float) -> None:
+    def _require_finite(self, name: str, value: float, epoch: int) -> None:
         if not math.isfinite(value):
             raise DivergedError(
-                f"the {name} is {value} at step {self.step}, epoch {len(self.rows) + 1}, with learning rate "
+                f"the {name} is {value} at step {self.step}, epoch {epoch}, with learning rate "
                 f"{self.optimizer.param_groups[-1]['lr']:.3g}. Lower learning_rate or the weights of the MC-Loss, and "
                 "check the images for values that are not finite."
             )
 
     def _warn_if_diverging(self) -> None:
-        """Warn at the first of successive epochs whose cross-entropy is far above that of guessing."""
+        """Warn at the first of successive evaluations whose cross-entropy is far above that of guessing."""
         guessing = math.log(self.network.groups.num_classes)
         is_far_above = [row["test_cross_entropy"] > _WORSE_THAN_GUESSING * guessing for row in self.rows[-2:]]
         if distributed.rank() == 0 and is_far_above[-1] and not all(is_far_above[:-1] or [False]):
             warnings.warn(
-                f"the test cross-entropy is {self.rows[-1]['test_cross_entropy']:.3g} after epoch {len(self.rows)}; "
-                f"guessing gives ln {self.network.groups.num_classes} = {guessing:.3g}. The network may diverge, "
-                "whatever its diversity and overlap, which do not measure success by themselves. Lower learning_rate.",
+                f"the test cross-entropy is {self.rows[-1]['test_cross_entropy']:.3g} after epoch "
+                f"{self.rows[-1]['epoch']:.0f}; guessing gives ln {self.network.groups.num_classes} = {guessing:.3g}. The network "
+                "may diverge, whatever its diversity and overlap, which do not measure success by themselves. Lower learning_rate.",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -335,7 +336,7 @@ class Run:
 def draw_mask(network: MCNetwork, device: torch.device) -> Tensor | None:
     """The mask of a step, (N,); None where the MC-Loss masks nothing."""
     loss = network.loss
-    if loss is None or loss.drop == 0:
+    if not isinstance(loss, MCLoss) or loss.drop == 0:
         return None
     return sample_channel_mask(loss.groups, drop=loss.drop, device=device, backend=loss.backend)
 

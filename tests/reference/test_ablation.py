@@ -19,12 +19,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from scipy.stats import ttest_rel
+from small_run import IMAGE_SHAPE, OPTIONS, SETTINGS, small_data, small_network, write_images
 from torch.nn.functional import cross_entropy
 
-from reference.experiments import ablation, figure, parallel_runs
-from reference.experiments.plan import Plan, run_name
+from reference.experiments import ablation, experiment, figure, parallel_runs, search
+from reference.experiments.ablation import ablation_plan
+from reference.experiments.plan import run_name
 from reference.experiments.results import Results, read, write
 from reference.experiments.table import table
 from reference.formulas import paper as oracle
@@ -32,12 +33,11 @@ from reference.training.build import build_network, load_data
 from reference.training.checkpoint import load
 from reference.training.recipes import RECIPES
 from reference.training.settings import Settings
-from reference.training.train import train
-from reference.training.trainer import DivergedError, Run, draw_mask
+from reference.training.trainer import DivergedError, Run, draw_mask, train
 
 ROOT = Path(__file__).parents[2]
-BASE = Settings(epochs=1, training_photos=1, channels_per_class=4, weights=(0.5, 3))
-PLAN = Plan(BASE, seeds=(3, 8, 5, 1), channels=(2, 6), drops=(1, 0.75))
+BASE = replace(SETTINGS, epochs=1, channels_per_class=4, weights=(0.5, 3))
+PLAN = ablation_plan(BASE, (3, 8, 5, 1), channels=(2, 6), drops=(1, 0.75))
 
 COMPONENTS = {  # α, β and how many of the 4 channels of each class are masked
     "cross-entropy": (0, 0, 0),
@@ -53,8 +53,15 @@ OTHERS = {
     "ξ = 2, + L_dis + L_div": (0.5, 3, 1),
     "ξ = 6, cross-entropy": (0, 0, 0),
     "ξ = 6, + L_dis + L_div": (0.5, 3, 3),
+    "label smoothing": (0, 0, 0),
+    "auxiliary classifier": (0, 0, 0),
+    "2 epochs, cross-entropy": (0, 0, 0),
+    "2 epochs, + L_dis + L_div": (0.5, 3, 2),
+    "mean pooling, cross-entropy": (0, 0, 0),
+    "mean pooling, + L_dis + L_div": (0.5, 3, 2),
 }
-VARIANTS = {variant.name: variant for variants in PLAN.sections().values() for variant in variants}
+VARIANTS = {variant.name: variant for variants in PLAN.sections.values() for variant in variants}
+BASELINES = {name for name in VARIANTS if name.endswith("cross-entropy")}
 
 
 # What is trained
@@ -62,60 +69,123 @@ VARIANTS = {variant.name: variant for variants in PLAN.sections().values() for v
 
 def test_the_lines_of_the_table():
     assert list(VARIANTS) == [*COMPONENTS, *OTHERS]
-    assert [len(variants) for variants in PLAN.sections().values()] == [5, 2, 4]
-    assert [len(variants) for variants in Plan(BASE, (0,)).sections().values()] == [5]
+    assert [len(variants) for variants in PLAN.sections.values()] == [5, 2, 4, 2, 2, 2]
+    assert [len(variants) for variants in ablation_plan(BASE, (0,)).sections.values()] == [5, 2, 2, 2]
+    other_backbone = replace(BASE, backbone="resnet18", channels_per_class=3)
+    assert [len(variants) for variants in ablation_plan(other_backbone, (0,)).sections.values()] == [5, 2, 2]
 
 
 @pytest.mark.parametrize(("name", "expected"), (COMPONENTS | OTHERS).items())
 def test_the_objective_of_a_variant_is_what_its_name_says(name, expected):
     alpha, beta, masked = expected
     settings = VARIANTS[name].settings
-    network = build_network(settings)
+    network = small_network(settings)
     mask = draw_mask(network, torch.device("cpu"))
     xi = int(name[4]) if name.startswith("ξ") else 4
-    zeros = torch.zeros(40) if mask is None else (mask.reshape(40, xi) == 0).sum(dim=1)
-    assert zeros.tolist() == [masked] * 40
-    images, targets = torch.randn(6, 1, 56, 46), torch.randint(40, (6,))
+    zeros = torch.zeros(10) if mask is None else (mask.reshape(10, xi) == 0).sum(dim=1)
+    assert zeros.tolist() == [masked] * 10
+    images, targets = torch.randn(6, *IMAGE_SHAPE), torch.randint(10, (6,))
     _, loss, output = network(images, targets, mask)
     if output is not None:
         loss = loss + output.loss
     features = network.extract(images)
-    expected_loss = cross_entropy(network.classify(features), targets)
+    pooled = features.mean(dim=(2, 3)) if "mean pooling" in name else features.amax(dim=(2, 3))
+    smoothing = 0.1 if name == "label smoothing" else 0
+    expected_loss = cross_entropy(network.head(pooled), targets, label_smoothing=smoothing)
     if alpha or beta:
-        expected_loss = expected_loss + oracle.official_loss(features, targets, [xi] * 40, mask, alpha, beta)
+        expected_loss = expected_loss + oracle.official_loss(features, targets, [xi] * 10, mask, alpha, beta)
+    if name == "auxiliary classifier":
+        linear = network.loss.linear
+        scores = features.flatten(2).mean(dim=2) @ linear.weight.T + linear.bias
+        expected_loss = expected_loss + 0.5 * cross_entropy(scores, targets)
     torch.testing.assert_close(loss, expected_loss, rtol=1e-5, atol=1e-5)
+    assert settings.epochs == (2 if name.startswith("2 epochs") else 1)
 
 
 def test_variants_of_a_seed_start_alike_and_see_the_same_images():
     first = VARIANTS["cross-entropy"].settings
-    weights, (train_set, _) = build_network(first).state_dict(), load_data(first)
-    batches = list(next(Run(build_network(first), first, 40, []).steps(train_set)))
+    weights, (train_set, _) = small_network(first).state_dict(), small_data()
+    batches = list(next(Run(small_network(first), first, 40, []).steps(train_set)))
     for variant in VARIANTS.values():
-        settings, others = variant.settings, build_network(variant.settings).state_dict()
+        settings, others = variant.settings, small_network(variant.settings).state_dict()
         if settings.channels_per_class == 4:
             assert all(torch.equal(others[name], weights[name]) for name in weights)
-        own = build_network(variant.baseline).state_dict()
+        own = small_network(variant.baseline).state_dict()
         assert all(torch.equal(others[name], own[name]) for name in own)
-        run = Run(build_network(settings), settings, 40, [])
-        for (images, people), (expected, expected_people) in zip(next(run.steps(train_set)), batches, strict=True):
+        run = Run(small_network(settings), settings, 40, [])
+        for (images, targets), (expected, expected_targets) in zip(next(run.steps(train_set)), batches, strict=True):
             assert torch.equal(images, expected)
-            assert torch.equal(people, expected_people)
+            assert torch.equal(targets, expected_targets)
 
 
 def test_the_baseline_is_the_same_network_by_cross_entropy_alone():
     for name, variant in VARIANTS.items():
-        assert variant.baseline.weights == (0, 0)
-        assert variant.baseline.channels_per_class == (int(name[4]) if name.startswith("ξ") else 4)
-        assert (variant.settings == variant.baseline) == ("cross-entropy" in name)
+        expected = {
+            "weights": (0, 0),
+            "drop": 0,
+            "channels_per_class": int(name[4]) if name.startswith("ξ") else 4,
+            "epochs": 2 if name.startswith("2 epochs") else 1,
+            "pooling": "mean" if "mean pooling" in name else "max",
+        }
+        assert variant.baseline == replace(BASE, **expected)
+        assert (variant.settings == variant.baseline) == (name in BASELINES)
 
 
 def test_every_run_is_trained_once_and_has_a_folder_of_its_own():
     settings = PLAN.settings()
-    assert len(settings) == len(set(settings)) == 4 * (5 + 2 + 4)
-    assert len({run_name(each) for each in settings}) == len(settings)
-    assert [each.seed for each in settings[:11]] == [3] * 11  # so that what is there early is whole
-    again = Plan(BASE, (0,), channels=(4,), drops=(0, "half"))
-    assert len(again.settings()) == 5
+    assert len(settings) == len(set(settings)) == 4 * len(VARIANTS)
+    assert len({run_name(BASE, each) for each in settings}) == len(settings)
+    assert [each.seed for each in settings[: len(VARIANTS)]] == [3] * len(VARIANTS)  # so that what is early is whole
+    again = ablation_plan(BASE, (0,), channels=(4,), drops=(0, "half"))
+    assert len(again.settings()) == len(ablation_plan(BASE, (0,)).settings())
+
+
+def test_picks_are_of_their_variant_and_of_its_baseline():
+    picks = {
+        "cross-entropy": {"learning_rate": 0.25},
+        "+ L_dis + L_div": {"weights": [7, 8]},
+        "+ L_dis": {"weights": [9, 0]},
+        "mean pooling, cross-entropy": {"learning_rate": 0.125},
+    }
+    plan = ablation_plan(BASE, (0,), channels=(2,), drops=(1,), picks=picks)
+    found = {variant.name: variant for variants in plan.sections.values() for variant in variants}
+    rates = {name: (variant.settings.learning_rate, variant.baseline.learning_rate) for name, variant in found.items()}
+    assert {name for name, (own, _) in rates.items() if own == 0.25} == {
+        *("cross-entropy", "ξ = 2, cross-entropy", "2 epochs, cross-entropy"),
+    }
+    assert {name for name, (_, baseline) in rates.items() if baseline != 0.25} == {
+        *("mean pooling, cross-entropy", "mean pooling, + L_dis + L_div"),
+    }
+    assert rates["mean pooling, cross-entropy"] == (0.125, 0.125)
+    assert rates["mean pooling, + L_dis + L_div"] == (BASE.learning_rate, 0.125)
+    assert found["+ L_dis"].settings.weights == (9, 0)
+    assert found["+ L_div"].settings.weights == (0, 3)
+    whole = ("+ L_dis + L_div", "+ L_dis + L_div, no masks", "drop 1", "ξ = 2, + L_dis + L_div")
+    assert {found[name].settings.weights for name in whole} == {(7, 8)}
+
+
+# Picking on other seeds
+
+
+def test_the_search_picks_the_highest_mean(tmp_path):
+    grid = {"a": [{"learning_rate": rate} for rate in (0.5, 0.25, 0.125)], "b": [{"weights": [0, 0], "epochs": 3}]}
+    (tmp_path / "grid.json").write_text(json.dumps(grid))
+    plan = search.search_plan(BASE, (7, 9), search.read_grid(tmp_path / "grid.json"))
+    accuracy = {(0.5, 7): 0.5, (0.5, 9): 0.1, (0.25, 7): 0.4, (0.25, 9): 0.3, (0.125, 7): 0.2, (0.125, 9): 0.2}
+    rows = {
+        settings: {"test_accuracy": accuracy.get((settings.learning_rate, settings.seed), 0)}
+        for settings in plan.settings()
+    }
+    picked = search.picks(Results(plan, {}, (40, 12), rows))
+    assert picked == {"a": {"learning_rate": 0.25}, "b": {"weights": (0, 0), "epochs": 3, "drop": 0}}
+
+
+def test_the_committed_grid_has_a_line_for_each_of_the_ablation():
+    grid = search.read_grid(search.GRID)
+    plan = ablation_plan(Settings(), (0,), picks={name: tried[-1] for name, tried in grid.items()})
+    names = {variant.name for variants in plan.sections.values() for variant in variants}
+    assert set(grid) <= names
+    assert len(search.search_plan(Settings(), (0,), grid).settings()) == sum(map(len, grid.values()))
 
 
 # The statistics
@@ -155,7 +225,7 @@ def test_the_statistics_of_the_table():
     for name, variant in VARIANTS.items():
         accuracy = 100 * column(results, variant.settings, "test_accuracy")
         expected = [f"{np.mean(accuracy):.1f} ± {np.std(accuracy, ddof=1):.1f}"]
-        if "cross-entropy" not in name:
+        if name not in BASELINES:
             baseline = 100 * column(results, variant.baseline, "test_accuracy")
             difference = accuracy - baseline
             star = "*" if ttest_rel(accuracy, baseline).pvalue < 0.05 else ""
@@ -170,7 +240,7 @@ def test_the_statistics_of_the_table():
 
 
 def test_equal_accuracies_are_neither_more_nor_less():
-    results = made_up(Plan(BASE, (0, 1)))
+    results = made_up(ablation_plan(BASE, (0, 1)))
     for settings, row in results.rows.items():
         row["test_accuracy"] = 0.5 if settings.seed == 0 or not any(settings.weights) else 0.25
     found = cells_of(table(results))["+ L_dis"]
@@ -178,7 +248,7 @@ def test_equal_accuracies_are_neither_more_nor_less():
 
 
 def test_differences_without_spread_get_no_star():
-    results = made_up(Plan(BASE, (0, 1, 2)))
+    results = made_up(ablation_plan(BASE, (0, 1, 2)))
     for settings, row in results.rows.items():
         row["test_accuracy"] = 0.75 if any(settings.weights) else 0.5
     assert cells_of(table(results))["+ L_dis"][:3] == ["75.0 ± 0.0", "+25.0 ± 0.0", "3/0"]
@@ -194,7 +264,7 @@ def test_without_overlap_there_is_a_dash():
     results = made_up()
     for row in results.rows.values():
         row["test_overlap"] = math.nan
-    assert [line[-1] for line in table(results).splitlines() if "±" in line][:11] == ["–"] * 11
+    assert [line[-1] for line in table(results).splitlines() if "±" in line][:17] == ["–"] * 17
 
 
 def test_the_figure_shows_every_number(monkeypatch, tmp_path):
@@ -219,7 +289,7 @@ def test_the_figure_shows_every_number(monkeypatch, tmp_path):
             values = column(results, variant.settings, measure)
             assert np.allclose(drawn(axis, "o")[name], values)
             assert np.allclose(drawn(axis, "D")[name], values.mean())
-    assert set(drawn(difference, "o")) == {name for name in VARIANTS if "cross-entropy" not in name}
+    assert set(drawn(difference, "o")) == {name for name in VARIANTS if name not in BASELINES}
     for name in drawn(difference, "o"):
         pair = [
             100 * column(results, each, "test_accuracy") for each in (VARIANTS[name].settings, VARIANTS[name].baseline)
@@ -249,17 +319,12 @@ def test_results_come_back_as_they_were(tmp_path):
         rows = list(csv.DictReader(file))
     assert len(rows) == len(results.rows)
     for settings, row in zip(PLAN.settings(), rows, strict=True):
-        assert (float(row["alpha"]), float(row["beta"])) == settings.weights
-        assert (row["channels_per_class"], row["drop"], row["seed"]) == (
-            str(settings.channels_per_class),
-            str(settings.drop),
-            str(settings.seed),
-        )
+        assert row["run"] == run_name(BASE, settings)
         assert float(row["test_accuracy"]) == results.rows[settings]["test_accuracy"]
 
 
 def test_where_the_data_lie_is_no_part_of_the_results(tmp_path):
-    plan = replace(PLAN, base=replace(BASE, data="somewhere"))
+    plan = ablation_plan(replace(BASE, data="somewhere"), PLAN.seeds, channels=(2, 6), drops=(1, 0.75))
     write(tmp_path / "results.json", made_up(plan))
     assert "somewhere" not in (tmp_path / "results.json").read_text()
     assert table(read(tmp_path / "results.json")) == table(made_up(plan))
@@ -269,7 +334,7 @@ def test_a_file_that_is_none(tmp_path, capsys):
     assert ablation.main(["--redraw", str(tmp_path / "none.json")]) == 1
     assert "there are no results" in capsys.readouterr().err
     (tmp_path / "other.json").write_text('{"base": {}}')
-    with pytest.raises(ValueError, match=r"other\.json must be the JSON file of an ablation"):
+    with pytest.raises(ValueError, match=r"other\.json must be the results.json of an experiment"):
         read(tmp_path / "other.json")
     write(tmp_path / "results.json", made_up())
     content = json.loads((tmp_path / "results.json").read_text())
@@ -303,6 +368,12 @@ def test_the_page_has_the_table_of_its_results():
 # Runs, several at a time
 
 
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> str:
+    """The folder of the images that are trained on."""
+    return str(write_images(tmp_path_factory.mktemp("images")))
+
+
 class Messages(list):
     put = list.append
 
@@ -315,9 +386,10 @@ def messages(monkeypatch) -> Messages:
     return sent
 
 
-def test_a_run_that_was_stopped_goes_on_and_one_that_is_finished_stays(messages, tmp_path):
-    settings = replace(BASE, epochs=2)
-    network, (train_set, test_set) = build_network(settings), load_data(settings)
+def test_a_run_that_was_stopped_goes_on_and_one_that_is_finished_stays(messages, images, tmp_path):
+    settings = replace(BASE, epochs=2, data=images, batch_size=4)
+    train_set, test_set = load_data(settings)
+    network = build_network(settings, len(train_set.classes))
     calls = []
 
     def stop(row):
@@ -339,8 +411,8 @@ def test_a_run_that_was_stopped_goes_on_and_one_that_is_finished_stays(messages,
     assert messages == [2]
 
 
-def test_a_run_that_diverges_is_named(messages, tmp_path):
-    settings = replace(BASE, learning_rate=1e30)
+def test_a_run_that_diverges_is_named(messages, images, tmp_path):
+    settings = replace(BASE, learning_rate=1e30, data=images, batch_size=4)
     with pytest.raises(DivergedError, match=rf"^{re.escape(str(tmp_path))}: the training loss is"):
         parallel_runs._train_one(settings, tmp_path, True, "cpu", 0)
 
@@ -348,13 +420,17 @@ def test_a_run_that_diverges_is_named(messages, tmp_path):
 # The command
 
 
-OPTIONS = ["--epochs=1", "--training-photos=1", "--over-drop=0.75", "--over-channels-per-class", "--processes=1"]
+@pytest.fixture(scope="module")
+def options(images) -> list[str]:
+    """A small ablation."""
+    few = ["--epochs=1", "--pooling=max", "--channels-per-class=4", "--over-drop=0.75", "--over-channels-per-class"]
+    return [*OPTIONS, "--data", images, *few, "--processes=1"]
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(options, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ablation")
-    assert ablation.main([*OPTIONS, "--seeds", "3", "8", "--folder", str(folder)]) == 0
+    assert ablation.main([*options, "--seeds", "3", "8", "--folder", str(folder)]) == 0
     return folder
 
 
@@ -364,36 +440,36 @@ def runs_in(folder) -> dict[str, int]:
 
 def test_results_are_those_of_the_runs(finished, capsys):
     results = read(finished / "results.json")
-    assert len(results.rows) == len(runs_in(finished)) == 2 * 6
+    assert len(results.rows) == len(runs_in(finished)) == 2 * 12
     for settings, row in results.rows.items():
-        state = load(finished / run_name(settings) / "checkpoint.pt")
-        assert state.settings == settings
-        (epoch,) = state.rows
-        assert epoch == row
+        state = load(finished / run_name(results.plan.base, settings) / "checkpoint.pt")
+        assert replace(state.settings, data="") == settings
+        assert len(state.rows) == settings.epochs
+        assert row == {**state.rows[-1], "seconds": sum(epoch["seconds"] for epoch in state.rows)}
     assert ablation.main(["--redraw", str(finished / "results.json"), "--figures", str(finished / "drawn")]) == 0
     assert table(results) in capsys.readouterr().out
     assert (finished / "drawn" / "ablation.png").read_bytes() == (finished / "ablation.png").read_bytes()
 
 
-def test_nothing_is_trained_twice(finished, tmp_path):
+def test_nothing_is_trained_twice(options, finished, tmp_path):
     finished = Path(shutil.copytree(finished, tmp_path / "runs"))  # this test adds runs, and all others use them
     before, results = runs_in(finished), (finished / "results.json").read_text()
-    assert ablation.main([*OPTIONS, "--seeds", "3", "8", "--folder", str(finished)]) == 0
+    assert ablation.main([*options, "--seeds", "3", "8", "--folder", str(finished)]) == 0
     assert runs_in(finished) == before
     assert (finished / "results.json").read_text() == results
     # Another seed adds runs and leaves those that are there.
-    assert ablation.main([*OPTIONS, "--seeds", "8", "4", "--over-drop", "--folder", str(finished)]) == 0
+    assert ablation.main([*options, "--seeds", "8", "4", "--over-drop", "--folder", str(finished)]) == 0
     after = runs_in(finished)
     assert {name: after[name] for name in before} == before
     assert {name.rsplit("-", 1)[1] for name in after.keys() - before.keys()} == {"seed4"}
-    assert len(after) == len(before) + 5
+    assert len(after) == len(before) + 11
     assert read(finished / "results.json").plan.seeds == (8, 4)
 
 
-def test_runs_of_other_settings_are_not_taken(finished, capsys):
+def test_runs_of_other_settings_are_not_taken(options, finished, capsys):
     before = runs_in(finished)
-    assert ablation.main([*OPTIONS, "--seeds", "3", "--epochs", "2", "--folder", str(finished)]) == 1
-    assert "must have the same settings; they differ: epochs 1 and 2" in capsys.readouterr().err
+    assert ablation.main([*options, "--seeds", "3", "--momentum", "0.5", "--folder", str(finished)]) == 1
+    assert "must have the same settings; they differ: momentum 0.9 and 0.5" in capsys.readouterr().err
     assert runs_in(finished) == before
 
 
@@ -407,13 +483,13 @@ def test_runs_of_other_settings_are_not_taken(finished, capsys):
         ("--over-drop half half", "values of drop must differ"),
         ("--over-channels-per-class 3 3", "ξ must differ"),
         ("--over-channels-per-class 0", "channels_per_class must be at least 1"),
-        ("--over-drop 4", "drop must leave a channel of each class, at most 3 for ξ = 4; got 4"),
-        ("--over-drop 0.1", "drop 0.1 masks none of 4 channels"),
-        ("--drop 3", "at most 1 for ξ = 2; got 3. A fraction"),
+        ("--over-drop 3", "drop must leave a channel of each class, at most 2 for ξ = 3; got 3"),
+        ("--over-drop 0.1", "drop 0.1 masks none of 3 channels"),
+        ("--drop 2", "at most 1 for ξ = 2; got 2. A fraction"),
         ("--over-drop 1.5", "drop must be"),
         ("--recipe cub-resnet50 --over-channels-per-class 3", "there is no ξ to compare"),
         ("--recipe cub-resnet51", "there is no recipe 'cub-resnet51'"),
-        ("--processes 0", "processes must be at least 1"),
+        ("--picks none.json", "No such file or directory: 'none.json'"),
         ("--epochs 0", "epochs must be at least 1"),
     ],
 )
@@ -429,8 +505,14 @@ def test_a_recipe_gives_the_base(tmp_path, capsys):
     assert "cub needs --data" in capsys.readouterr().err
 
 
-def test_a_device_that_is_not_there(tmp_path, capsys):
-    assert ablation.main([*OPTIONS, "--device", "nowhere", "--folder", str(tmp_path)]) == 1
+def test_no_processes(options, tmp_path, capsys):
+    assert ablation.main([*options, "--processes", "0", "--folder", str(tmp_path)]) == 1
+    assert "processes must be at least 1; got 0" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_device_that_is_not_there(options, tmp_path, capsys):
+    assert ablation.main([*options, "--device", "nowhere", "--folder", str(tmp_path)]) == 1
     assert "device must be auto or one of this machine" in capsys.readouterr().err
 
 
@@ -439,10 +521,10 @@ def heed_interrupt() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def test_a_stopped_ablation_leaves_nothing_running_and_goes_on(tmp_path):
+def test_a_stopped_ablation_leaves_nothing_running_and_goes_on(options, tmp_path):
     """Ctrl-C that reaches the first process alone, as a scheduler sends it."""
-    command = [sys.executable, "-m", "reference", "ablation", "--folder", str(tmp_path), "--seeds", "3", "--over-drop"]
-    command += ["--over-channels-per-class", "--training-photos=1", "--processes=2", "--epochs=3000"]
+    command = [sys.executable, "-m", "reference", "ablation", *options, "--folder", str(tmp_path), "--seeds", "3"]
+    command += ["--processes=2", "--epochs=3000"]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupt)
     while process.poll() is None and len(list(tmp_path.glob("*/checkpoint.pt"))) < 2:
         time.sleep(0.1)
@@ -462,30 +544,24 @@ def be_killed(*_) -> None:
     os._exit(1)
 
 
-def test_a_killed_process_is_told(tmp_path, monkeypatch, capsys):
+def test_a_killed_process_is_told(options, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(parallel_runs, "_train_one", be_killed)
-    assert ablation.main([*OPTIONS, "--seeds", "3", "--folder", str(tmp_path)]) == 1
+    assert ablation.main([*options, "--seeds", "3", "--folder", str(tmp_path)]) == 1
     assert "a process that trained was killed" in capsys.readouterr().err
 
 
-def test_a_folder_of_images(tmp_path, capsys):
-    """Three classes rather than the faces' forty, read by workers, in two processes."""
-    for split, count in (("train", 4), ("test", 2)):
-        for name in ("Wren", "Crow", "Kite"):
-            (tmp_path / "data" / split / name).mkdir(parents=True)
-            for number in range(count):
-                pixels = np.random.default_rng(number).integers(256, size=(40, 48, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(tmp_path / "data" / split / name / f"{number}.png")
-    options = ["--dataset=folder", f"--data={tmp_path / 'data'}", "--transform=from_scratch", "--batch-size=4"]
-    options += ["--epochs=1", "--over-drop", "--over-channels-per-class", "--processes=2", "--workers=1"]
-    assert ablation.main([*options, "--seeds", "5", "--folder", str(tmp_path / "runs")]) == 0
+def test_images_that_changed(options, tmp_path, capsys):
+    """Read by workers, in two processes."""
+    data = write_images(tmp_path / "data")
+    options = [*options, "--data", str(data), "--over-drop", "--processes=2", "--workers=1", "--seeds", "5"]
+    assert ablation.main([*options, "--folder", str(tmp_path / "runs")]) == 0
     second_line = capsys.readouterr().out.splitlines()[1]
-    assert second_line.endswith("12 images to train on, 6 to test; the small network")
+    assert second_line.endswith("12 images to train on, 12 to test; the small network, max pooling")
     before = runs_in(tmp_path / "runs")
-    assert len(before) == 5
+    assert len(before) == 11
     # The same command for other images would have the table of these.
-    (tmp_path / "data" / "train" / "Wren" / "0.png").unlink()
-    assert ablation.main([*options, "--seeds", "5", "--folder", str(tmp_path / "runs")]) == 1
+    next(data.glob("train/*/0.png")).unlink()
+    assert ablation.main([*options, "--folder", str(tmp_path / "runs")]) == 1
     assert "other images, which had 12 to train on, now 11" in capsys.readouterr().err
     assert runs_in(tmp_path / "runs") == before
 
@@ -493,8 +569,8 @@ def test_a_folder_of_images(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "drops", "channels"),
     [
-        ("", (0, 0.25, "half", 0.75), (2, 3, 4, 6)),
-        ("--channels-per-class 3", (0, "half", 0.75), (2, 3, 4, 6)),
+        ("", (0, "half", 0.75), (2, 3, 4, 6)),
+        ("--channels-per-class 4", (0, 0.25, "half", 0.75), (2, 3, 4, 6)),
         ("--channels-per-class 1", (0,), (2, 3, 4, 6)),
         *((f"--recipe {name}-resnet18", (0, "half", 0.75), (2, 3, 4, 6)) for name in ("cub", "cars", "folder")),
         *((f"--recipe {name}-resnet50", (0, "half", 0.75), ()) for name in ("cub", "flowers", "folder")),
@@ -509,40 +585,45 @@ def test_what_is_compared_where_nothing_is_said(arguments, drops, channels, monk
         plans.append(plan)
         raise DivergedError
 
-    monkeypatch.setattr(ablation, "run", run)
+    monkeypatch.setattr(experiment, "run", run)
     assert ablation.main(arguments.split()) == 1
-    assert [(plan.drops, plan.channels) for plan in plans] == [(drops, channels)]
+    (plan,) = plans
+    names = {heading: [variant.name for variant in variants] for heading, variants in plan.sections.items()}
+    assert names["channels of a class that are masked"] == [f"drop {drop}" for drop in drops]
+    of_xi = names.get("channels of a class", [])
+    assert of_xi == [f"ξ = {xi}, {name}" for xi in channels for name in ("cross-entropy", "+ L_dis + L_div")]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_can_be_the_base(recipe, monkeypatch):
-    monkeypatch.setattr(ablation, "run", lambda plan, *_: (_ for _ in ()).throw(DivergedError))
+    monkeypatch.setattr(experiment, "run", lambda plan, *_: (_ for _ in ()).throw(DivergedError))
     assert ablation.main(["--recipe", recipe]) == 1
 
 
-def test_what_the_runs_are_given(tmp_path, monkeypatch):
+def test_what_the_runs_are_given(images, tmp_path, monkeypatch):
     given = {}
 
     def train_several(jobs, processes, **options):
         given.update(options, jobs=jobs, processes=processes)
         raise DivergedError
 
-    monkeypatch.setattr(ablation, "train_several", train_several)
-    monkeypatch.setattr(ablation, "usable_cores", lambda: 6)
-    options = ["--threads=2", "--device=cpu", "--workers=3", "--seeds", "5", "--folder", str(tmp_path)]
+    monkeypatch.setattr(experiment, "train_several", train_several)
+    monkeypatch.setattr(experiment, "usable_cores", lambda: 6)
+    more = ["--threads=2", "--device=cpu", "--workers=3", "--seeds", "5", "--folder", str(tmp_path)]
+    options = [*OPTIONS, "--pooling=max", "--channels-per-class=4", "--data", images, *more]
     assert ablation.main(options) == 1
     assert (given["processes"], given["workers"], given["device"], given["resume"]) == (3, 3, "cpu", True)
     drops = {settings.drop for settings in given["jobs"]}
     assert drops == {0, 0.25, "half", 0.75}
 
 
-def test_the_table_names_the_machines_that_trained(finished, tmp_path):
+def test_the_table_names_the_machines_that_trained(options, finished, tmp_path):
     folder = Path(shutil.copytree(finished, tmp_path / "runs"))
     metrics = next(folder.glob("*-seed3")) / "metrics.json"
     content = json.loads(metrics.read_text())
     content["environment"]["cpu"], content["environment"]["device"] = "another processor", "some GPU"
     metrics.write_text(json.dumps(content))
-    assert ablation.main([*OPTIONS, "--seeds", "3", "8", "--folder", str(folder)]) == 0
+    assert ablation.main([*options, "--seeds", "3", "8", "--folder", str(folder)]) == 0
     found = read(folder / "results.json").environment
     assert set(found["device"].split(" and ")) == {"cpu", "some GPU"}
     assert "another processor" in found["cpu"].split(" and ")

@@ -68,7 +68,7 @@ AT_THE_DOOR = [
     ("settings", {"gone": 1}, "unexpected keyword argument 'gone'"),
     ("settings", {"epochs": 0}, "epochs must be at least 1; got 0"),
     ("settings", {"epochs": "2"}, "epochs must be a whole number; got '2'"),
-    ("settings", {"epochs": 1}, "rows must be at most 1, one per epoch"),
+    ("settings", {"epochs": 1}, "rows must be at most 1, one per evaluation"),
     ("num_images", 0, "num_images must be a whole number from 1; got 0"),
     ("num_images", "40", "num_images must be a whole number from 1; got '40'"),
     ("classes", 3, "classes must be a list of names"),

@@ -91,8 +91,8 @@ def test_global_max_pooling_takes_the_largest_of_each_channel():
 
 
 def test_small_extractor():
-    features = small_extractor(20)(torch.randn(2, 1, 56, 46))
-    assert features.shape == (2, 20, 7, 5)
+    features = small_extractor(20)(torch.randn(2, 1, 48, 96))
+    assert features.shape == (2, 20, 6, 12)
     assert features.min() == 0
 
 

@@ -24,7 +24,12 @@ else:
 
 FOLDER = Path(__file__).parent
 
-RECIPES = {f"{dataset}-{file.stem}": (dataset, file) for dataset in DATASETS for file in sorted(FOLDER.glob("*.toml"))}
+RECIPES = {
+    f"{dataset}-{file.stem}": (dataset, file)
+    for dataset, source in DATASETS.items()
+    if not source.is_installed  # they are for photographs
+    for file in sorted(FOLDER.glob("*.toml"))
+}
 """The data set and the file of each recipe, by name."""
 
 
@@ -51,8 +56,8 @@ def recipe_option() -> argparse.ArgumentParser:
     parser.add_argument(
         "--recipe",
         metavar="NAME",
-        help="start from a published way of training, or a TOML file, rather than from the faces; every other option "
-        "overrides its values",
+        help="start from a published way of training, or a TOML file, rather than from the defaults; other options "
+        "override its values",
     )
     return parser
 

@@ -1,0 +1,64 @@
+"""Carrying out a plan: what is not yet trained is trained, and every run's last row collected."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from ..training.build import load_data
+from ..training.distributed import choose_device
+from ..training.environment import usable_cores
+from .parallel_runs import of_run, train_several
+from .plan import Plan, run_name
+from .results import Results
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, seeds: list[int], folder: str) -> None:
+    """The options that every experiment has, with defaults of its own."""
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=seeds, metavar="SEED", help="each is a run of every variant"
+    )
+    parser.add_argument("--folder", type=Path, default=Path(folder), help="where everything goes")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        help="runs at the same time; by default one, or on CPUs as many as there are cores for the threads of each",
+    )
+    parser.add_argument("--device", default="auto", help="such as cpu or cuda:1; auto is a GPU where there is one")
+    parser.add_argument("--workers", type=int, default=0, help="processes that read images ahead, for each run")
+
+
+def run(plan: Plan, folder: Path, processes: int | None = None, device: str = "auto", workers: int = 0) -> Results:
+    """Train what is not yet trained.
+
+    Args:
+        plan: what to train.
+        folder: gets a folder for each run.
+        processes: runs at the same time; None for one, or on CPUs as many as there are cores for.
+        device: see `choose_device`.
+        workers: processes that read images ahead, for each run.
+
+    Raises:
+        ValueError: ``processes`` is below 1; or as in `train_several`.
+    """
+    if processes is not None and processes < 1:
+        raise ValueError(f"processes must be at least 1; got {processes}.")
+    on_cpu = choose_device(device).type == "cpu"
+    if processes is None:
+        processes = max(1, usable_cores() // plan.base.threads) if on_cpu and plan.base.threads else 1
+    train_set, test_set = load_data(plan.base)
+    jobs = {settings: (settings, folder / run_name(plan.base, settings)) for settings in plan.settings()}
+    rows = train_several(jobs, processes, resume=True, device=device, workers=workers)
+    return Results(
+        plan,
+        _trained_on([run_folder for _, run_folder in jobs.values()]),
+        (len(train_set), len(test_set)),
+        {settings: of_run(epochs) for settings, epochs in rows.items()},
+    )
+
+
+def _trained_on(folders: list[Path]) -> dict[str, str]:
+    """What the runs were trained on, which need not be the machine that collects them."""
+    told = [json.loads((folder / "metrics.json").read_text())["environment"] for folder in folders]
+    return {name: " and ".join(dict.fromkeys(str(one[name]) for one in told)) for name in told[0]}
