@@ -17,7 +17,7 @@ $(BIN)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable . --group dev --group docs
 	touch $@
 
-demo: $(BIN)/.installed  ## train on 40 people's faces with and without MC-Loss, draw the channels (ARGS="--help")
+demo: $(BIN)/.installed  ## tell 40 typefaces apart with and without MC-Loss, draw the channels (ARGS="--help")
 	$(BIN)/python -m reference demo $(ARGS)
 
 test: $(BIN)/.installed  ## run every test, on up to 8 cores (ARGS="-k mask"; ARGS=--cov lists what none of them runs)

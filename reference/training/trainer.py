@@ -324,10 +324,11 @@ class Run:
         guessing = math.log(self.network.groups.num_classes)
         is_far_above = [row["test_cross_entropy"] > _WORSE_THAN_GUESSING * guessing for row in self.rows[-2:]]
         if distributed.rank() == 0 and is_far_above[-1] and not all(is_far_above[:-1] or [False]):
+            last = self.rows[-1]
             warnings.warn(
-                f"the test cross-entropy is {self.rows[-1]['test_cross_entropy']:.3g} after epoch "
-                f"{self.rows[-1]['epoch']:.0f}; guessing gives ln {self.network.groups.num_classes} = {guessing:.3g}. The network "
-                "may diverge, whatever its diversity and overlap, which do not measure success by themselves. Lower learning_rate.",
+                f"the test cross-entropy is {last['test_cross_entropy']:.3g} after epoch {last['epoch']:.0f}; "
+                f"guessing gives ln {self.network.groups.num_classes} = {guessing:.3g}. The network may diverge, "
+                "whatever its diversity and overlap, which do not measure success by themselves. Lower learning_rate.",
                 RuntimeWarning,
                 stacklevel=2,
             )

@@ -19,23 +19,23 @@ from pathlib import Path
 import commands
 import numpy as np
 import pytest
+from few_fonts import FOLDER
 from PIL import Image
 from test_documentation import PATHS, Page
-
-from reference.datasets import faces
 
 ROOT = Path(__file__).parents[2]
 
 AS_IT_IS = ("--help", "--list-recipes", "--resume", "--redraw")
-FACES = "--seeds 0 --epochs 1 --training-photos 1 --processes 1"
+FONTS = f"--data {FOLDER} --seeds 0 --epochs 1 --batch-size 20 --processes 1"
 IMAGES = (
-    "--dataset folder --transform from_scratch --backbone resnet18 --backbone-weights= --channels-per-class 0 "
+    "--dataset folder --transform from_scratch --pooling max --backbone resnet18 --backbone-weights= --channels-per-class 0 "
     "--batch-size 8 --epochs 1 --learning-rate 0.001"
 )
 SMALL = {
-    "reference demo": FACES,
+    "reference demo": FONTS,
     "reference ablation --recipe": f"{IMAGES} --channels-per-class 3 --seeds 0 --over-channels-per-class",
-    "reference ablation": FACES,
+    "reference ablation": FONTS,
+    "reference search": FONTS,
     "reference train": IMAGES,
     "bench gpu": "--minutes 0",  # `test_gpu` runs all of it
     "bench run": "--cases '512x7x7 (88x2 + 112x3) float32 contiguous' --no-sweeps --turns 1 --modes both",
@@ -117,9 +117,6 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for path in ("docs/ablations.json", "docs/gpu.md", "docs/performance.md", "README.md", ".pre-commit-config.yaml"):
         shutil.copy(ROOT / path, path)
     shutil.copytree(ROOT / "bench" / "results", "bench/results")
-    packages = Path(".venv", "lib", "python3")
-    packages.mkdir(parents=True)
-    (packages / "site-packages").symlink_to(faces.folder().parents[2])
 
 
 def draw(path: Path, number: int) -> None:
