@@ -69,11 +69,9 @@ def main(arguments: list[str] | None = None) -> int:
         help=f"values to compare (default: {_in_words(CHANNELS)}, where ξ can be chosen)",
     )
     parser.add_argument(
-        "--fewer-seeds", type=int, metavar="N", help="of the lines over drop and ξ: the first N of the seeds alone"
-    )
-    parser.add_argument(
         "--picks", type=Path, metavar="FILE", help="settings of single variants, as reference search writes them"
     )
+    parser.add_argument("--finished", action="store_true", help="train nothing: table and picture of what is finished")
     parser.add_argument("--figures", type=Path, metavar="FOLDER", help="where the picture goes, if elsewhere")
     parser.add_argument(
         "--redraw",
@@ -87,6 +85,8 @@ def main(arguments: list[str] | None = None) -> int:
             results = read(options.redraw)
         else:
             plan = _plan(options, parser)
+            if options.finished:
+                plan = experiment.finished(plan, options.folder)
             results = experiment.run(plan, options.folder, options.processes, options.device, options.workers)
             write(options.folder / "results.json", results)
         print(table(results))
@@ -113,7 +113,6 @@ def ablation_plan(
     channels: Sequence[int] = (),
     drops: Sequence[Drop] = (),
     picks: Picks | None = None,
-    fewer_seeds: int | None = None,
 ) -> Plan:
     """The parts of the MC-Loss one by one, numbers of channels, and controls.
 
@@ -124,7 +123,6 @@ def ablation_plan(
         drops: how many of a class's channels to mask, to compare; see ``drop`` in `Settings`.
         picks: settings of single variants, where they are not those of the base; the variants over ξ and drop have
             those of the whole loss or of cross-entropy.
-        fewer_seeds: how many of the seeds the variants over ξ and drop have; None for all.
 
     Raises:
         ValueError: there is nothing to leave out, something is there twice, or a value cannot be.
@@ -140,7 +138,7 @@ def ablation_plan(
         own = {"weights": none if picked == CROSS_ENTROPY else base.weights}
         return vary(
             base,
-            seeds[:fewer_seeds] if name.startswith(("drop", "ξ")) else seeds,
+            seeds,
             name,
             own | values | picks.get(picked or name, {}),
             {"weights": none} | shared | picks.get(against, {}),
@@ -230,7 +228,7 @@ def _plan(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Plan:
         channels = getattr(options, "over_channels_per_class", CHANNELS if base.channels_per_class else ())
         drops = getattr(options, "over_drop", drops_for(base.channels_per_class))
         picks = read_picks(options.picks) if options.picks else {}
-        return ablation_plan(base, options.seeds, channels, drops, picks, options.fewer_seeds)
+        return ablation_plan(base, options.seeds, channels, drops, picks)
     except (TypeError, ValueError, OSError) as error:
         parser.error(str(error))
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from ..training.build import load_data
 from ..training.distributed import choose_device
 from ..training.environment import usable_cores
-from .parallel_runs import of_run, train_several
-from .plan import Plan, run_name
+from .parallel_runs import finished_rows, of_run, train_several
+from .plan import Plan, Variant, run_name
 from .results import Results
 
 
@@ -56,6 +57,29 @@ def run(plan: Plan, folder: Path, processes: int | None = None, device: str = "a
         (len(train_set), len(test_set)),
         {settings: of_run(epochs) for settings, epochs in rows.items()},
     )
+
+
+def finished(plan: Plan, folder: Path) -> Plan:
+    """The part of a plan whose runs are finished: each variant with the seeds that it and its baseline have.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = {
+        settings for settings in plan.settings() if finished_rows(settings, folder / run_name(plan.base, settings))
+    }
+
+    def seeds(variant: Variant) -> tuple[int, ...]:
+        pair = variant.settings, variant.baseline
+        return tuple(seed for seed in variant.seeds if all(replace(one, seed=seed) in found for one in pair))
+
+    sections = {
+        heading: [replace(variant, seeds=seeds(variant)) for variant in variants if seeds(variant)]
+        for heading, variants in plan.sections.items()
+    }
+    if not any(sections.values()):
+        raise ValueError(f"no run of it is finished in {folder}.")
+    return Plan(plan.base, {heading: variants for heading, variants in sections.items() if variants})
 
 
 def _trained_on(folders: list[Path]) -> dict[str, str]:

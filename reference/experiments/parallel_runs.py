@@ -52,7 +52,7 @@ def train_several(
         ChildProcessError: a process was killed.
         ValueError, FileNotFoundError: as in `load_data`, `build_network` and `train`.
     """
-    finished = {key: rows for key, job in jobs.items() if resume and (rows := _finished(*job))}
+    finished = {key: rows for key, job in jobs.items() if resume and (rows := finished_rows(*job))}
     left = {key: job for key, job in jobs.items() if key not in finished}
     trained = _train_all(left, processes, resume, device, workers) if left else {}
     return {key: finished[key] if key in finished else trained[key] for key in jobs}
@@ -63,7 +63,7 @@ def of_run(rows: list[Row]) -> Row:
     return {**rows[-1], "seconds": sum(row["seconds"] for row in rows)}
 
 
-def _finished(settings: Settings, folder: Path) -> list[Row] | None:
+def finished_rows(settings: Settings, folder: Path) -> list[Row] | None:
     """The rows of a run that has nothing left to train."""
     path = folder / CHECKPOINT
     if not path.exists():

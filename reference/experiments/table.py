@@ -64,7 +64,8 @@ def _line(results: Results, variant: Variant, measures: Mapping[str, tuple[str, 
         cells.append(mean_and_deviation(differences, ".1f", "+") + ("*" if is_clear else ""))
         cells.append(f"{sum(value > 0 for value in differences)}/{sum(value < 0 for value in differences)}")
     cells += [mean_and_deviation(results.values(variant, measure), digits) for measure, (_, digits) in measures.items()]
-    fewer = "" if len(variant.seeds) == len(results.plan.seeds()) else f" ({len(variant.seeds)} seeds)"
+    number = len(variant.seeds)
+    fewer = "" if number == len(results.plan.seeds()) else f" ({number} seed{'s' if number > 1 else ''})"
     return (f"  {variant.name}{fewer}".ljust(_NAME) + "".join(cell.rjust(_CELL) for cell in cells)).rstrip()
 
 

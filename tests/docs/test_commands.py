@@ -28,8 +28,8 @@ ROOT = Path(__file__).parents[2]
 AS_IT_IS = ("--help", "--list-recipes", "--resume", "--redraw")
 FONTS = f"--data {FOLDER} --seeds 0 --epochs 1 --batch-size 20 --processes 1"
 IMAGES = (
-    "--dataset folder --transform from_scratch --pooling max --backbone resnet18 --backbone-weights= --channels-per-class 0 "
-    "--batch-size 8 --epochs 1 --learning-rate 0.001"
+    "--dataset folder --transform from_scratch --pooling max --backbone resnet18 --backbone-weights= "
+    "--channels-per-class 0 --batch-size 8 --epochs 1 --learning-rate 0.001"
 )
 SMALL = {
     "reference demo": FONTS,

@@ -23,7 +23,7 @@ from scipy.stats import ttest_rel
 from small_run import IMAGE_SHAPE, OPTIONS, SETTINGS, small_data, small_network, write_images
 from torch.nn.functional import cross_entropy
 
-from reference.experiments import ablation, experiment, figure, parallel_runs, search
+from reference.experiments import ablation, demo, experiment, figure, parallel_runs, search
 from reference.experiments.ablation import ablation_plan
 from reference.experiments.plan import run_name
 from reference.experiments.results import Results, read, write
@@ -214,7 +214,7 @@ def cells_of(text: str) -> dict[str, list[str]]:
 
 
 def column(results, settings, measure):
-    return np.array([results.rows[replace(settings, seed=seed)][measure] for seed in results.plan.seeds])
+    return np.array([results.rows[replace(settings, seed=seed)][measure] for seed in results.plan.seeds()])
 
 
 def test_the_statistics_of_the_table():
@@ -255,7 +255,7 @@ def test_differences_without_spread_get_no_star():
 
 
 def test_one_seed_has_neither_spread_nor_stars():
-    text = table(made_up(replace(PLAN, seeds=(7,))))
+    text = table(made_up(ablation_plan(BASE, (7,), channels=(2, 6), drops=(1, 0.75))))
     assert "±" not in text
     assert "*" not in text
 
@@ -324,7 +324,7 @@ def test_results_come_back_as_they_were(tmp_path):
 
 
 def test_where_the_data_lie_is_no_part_of_the_results(tmp_path):
-    plan = ablation_plan(replace(BASE, data="somewhere"), PLAN.seeds, channels=(2, 6), drops=(1, 0.75))
+    plan = ablation_plan(replace(BASE, data="somewhere"), PLAN.seeds(), channels=(2, 6), drops=(1, 0.75))
     write(tmp_path / "results.json", made_up(plan))
     assert "somewhere" not in (tmp_path / "results.json").read_text()
     assert table(read(tmp_path / "results.json")) == table(made_up(plan))
@@ -463,7 +463,7 @@ def test_nothing_is_trained_twice(options, finished, tmp_path):
     assert {name: after[name] for name in before} == before
     assert {name.rsplit("-", 1)[1] for name in after.keys() - before.keys()} == {"seed4"}
     assert len(after) == len(before) + 11
-    assert read(finished / "results.json").plan.seeds == (8, 4)
+    assert read(finished / "results.json").plan.seeds() == [8, 4]
 
 
 def test_runs_of_other_settings_are_not_taken(options, finished, capsys):
@@ -550,20 +550,40 @@ def test_a_killed_process_is_told(options, tmp_path, monkeypatch, capsys):
     assert "a process that trained was killed" in capsys.readouterr().err
 
 
-def test_images_that_changed(options, tmp_path, capsys):
+def test_images_that_changed(tmp_path):
     """Read by workers, in two processes."""
     data = write_images(tmp_path / "data")
-    options = [*options, "--data", str(data), "--over-drop", "--processes=2", "--workers=1", "--seeds", "5"]
-    assert ablation.main([*options, "--folder", str(tmp_path / "runs")]) == 0
-    second_line = capsys.readouterr().out.splitlines()[1]
-    assert second_line.endswith("12 images to train on, 12 to test; the small network, max pooling")
+    plan = demo.demo_plan(replace(BASE, data=str(data), batch_size=4), (5,))
+    results = experiment.run(plan, tmp_path / "runs", processes=2, workers=1)
+    assert results.images == (12, 12)
     before = runs_in(tmp_path / "runs")
-    assert len(before) == 11
+    assert len(before) == 2
     # The same command for other images would have the table of these.
     next(data.glob("train/*/0.png")).unlink()
-    assert ablation.main([*options, "--folder", str(tmp_path / "runs")]) == 1
-    assert "other images, which had 12 to train on, now 11" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="other images, which had 12 to train on, now 11"):
+        experiment.run(plan, tmp_path / "runs")
     assert runs_in(tmp_path / "runs") == before
+
+
+def test_a_table_of_what_is_finished(options, finished, tmp_path, capsys):
+    folder = Path(shutil.copytree(finished, tmp_path / "runs"))
+    plan = read(finished / "results.json").plan
+    lines = {variant.name: variant for variant in plan.variants()}
+    shutil.rmtree(folder / run_name(plan.base, replace(lines["+ L_dis"].settings, seed=8)))
+    shutil.rmtree(folder / run_name(plan.base, replace(lines["2 epochs, cross-entropy"].settings, seed=3)))
+    shutil.rmtree(folder / run_name(plan.base, replace(lines["label smoothing"].settings, seed=3)))
+    shutil.rmtree(folder / run_name(plan.base, replace(lines["label smoothing"].settings, seed=8)))
+    before = runs_in(folder)
+    assert ablation.main([*options, "--finished", "--seeds", "3", "8", "--folder", str(folder)]) == 0
+    assert runs_in(folder) == before
+    found = {variant.name: variant.seeds for variant in read(folder / "results.json").plan.variants()}
+    assert found.pop("+ L_dis") == (3,)
+    assert found.pop("2 epochs, cross-entropy") == found.pop("2 epochs, + L_dis + L_div") == (8,)
+    assert found == {name: (3, 8) for name in lines.keys() - {"label smoothing"} if name in found}
+    assert len(found) == len(lines) - 4
+    assert "  + L_dis (1 seed) " in capsys.readouterr().out
+    assert ablation.main([*options, "--finished", "--seeds", "3", "--folder", str(tmp_path)]) == 1
+    assert f"no run of it is finished in {tmp_path}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -632,7 +652,7 @@ def test_the_table_names_the_machines_that_trained(options, finished, tmp_path):
 
 def test_equal_differences_get_no_star():
     """Two seeds with as many images more each have no spread, and say nothing."""
-    results = made_up(replace(PLAN, seeds=(7, 8)))
+    results = made_up(ablation_plan(BASE, (7, 8), channels=(2, 6), drops=(1, 0.75)))
     for settings, row in results.rows.items():
         row["test_accuracy"] = 0.75 if any(settings.weights) else 0.5
     lines = [line for line in table(results).splitlines() if "+25.0 ± 0.0" in line]
