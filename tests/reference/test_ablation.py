@@ -502,7 +502,7 @@ def test_bad_options(arguments, message, tmp_path, capsys):
 
 def test_a_recipe_gives_the_base(tmp_path, capsys):
     assert ablation.main(["--recipe", "cub-resnet50", "--folder", str(tmp_path)]) == 1
-    assert "cub needs --data" in capsys.readouterr().err
+    assert "CUB-200-2011 needs --data" in capsys.readouterr().err
 
 
 def test_no_processes(options, tmp_path, capsys):

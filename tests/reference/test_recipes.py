@@ -170,7 +170,7 @@ def test_no_such_recipe(capsys):
 def test_a_recipe_needs_its_data(tmp_path, capsys):
     assert train.main(["--recipe", "cub-resnet18", "--folder", str(tmp_path / "run")]) == 1
     error = capsys.readouterr().err
-    assert "cub needs --data" in error
+    assert "CUB-200-2011 needs --data" in error
     assert "images.txt" in error
 
 
