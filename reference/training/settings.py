@@ -85,7 +85,7 @@ class Settings:
     accumulation: int = _setting(
         1, "parts that each process computes its images of a step in, one after the other; batch norm sees one part"
     )
-    learning_rate: float = _setting(0.03, "of SGD, at its highest")
+    learning_rate: float = _setting(0.01, "of SGD, at its highest")
     backbone_factor: float = _setting(1.0, "what the learning rate is multiplied by for the backbone")
     momentum: float = _setting(0.9, "of SGD")
     weight_decay: float = _setting(5e-4, "of SGD, for every parameter")
