@@ -31,8 +31,6 @@ SETTINGS = Settings(
     evaluate_every=1,
     batch_size=10,
     learning_rate=0.03,
-    nesterov=False,
-    warmup=0,
 )
 """Of 40 images, so 4 steps per epoch."""
 

@@ -85,11 +85,9 @@ class Settings:
     accumulation: int = _setting(
         1, "parts that each process computes its images of a step in, one after the other; batch norm sees one part"
     )
-    learning_rate: float = _setting(0.03, "of SGD, at its highest")
+    learning_rate: float = _setting(0.01, "of SGD, at its highest")
     backbone_factor: float = _setting(1.0, "what the learning rate is multiplied by for the backbone")
     momentum: float = _setting(0.9, "of SGD")
-    nesterov: bool = _setting(True, "take Nesterov's momentum")
-    warmup: int = _setting(1, "epochs in which the learning rate rises from zero")
     weight_decay: float = _setting(5e-4, "of SGD, for every parameter")
     milestones: tuple[int, ...] = _setting(
         (),
@@ -159,8 +157,6 @@ class Settings:
         require(0 < self.learning_rate < math.inf, "learning_rate", "positive")
         require(0 <= self.backbone_factor < math.inf, "backbone_factor", "zero or more")
         require(0 <= self.momentum < 1, "momentum", "from 0 to below 1")
-        require(self.momentum > 0 or not self.nesterov, "nesterov", "false where momentum is 0")
-        require(self.warmup >= 0, "warmup", "at least 0")
         require(0 <= self.weight_decay < math.inf, "weight_decay", "zero or more")
         require(
             list(self.milestones) == sorted(set(self.milestones)) and all(epoch > 0 for epoch in self.milestones),

@@ -170,11 +170,7 @@ class Run:
         rates = {"backbone": settings.learning_rate * settings.backbone_factor, "head": settings.learning_rate}
         groups = [{**group, "initial_lr": group["lr"]} for group in parameter_groups(network, **rates)]
         self.optimizer = SGD(
-            groups,
-            lr=settings.learning_rate,
-            momentum=settings.momentum,
-            nesterov=settings.nesterov,
-            weight_decay=settings.weight_decay,
+            groups, lr=settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.mixed_precision == "fp16")
         self.step = 0
@@ -354,10 +350,9 @@ def autocast(settings: Settings, device: torch.device) -> AbstractContextManager
 
 def learning_rate_factor(settings: Settings, epoch: float) -> float:
     """The factor of the learning rate after ``epoch`` epochs, not necessarily a whole number."""
-    warmup = min(1.0, epoch / settings.warmup) if settings.warmup else 1.0
     if settings.milestones:
-        return float(warmup * 0.1 ** sum(milestone <= epoch for milestone in settings.milestones))
-    return warmup * 0.5 * (1 + math.cos(math.pi * epoch / settings.epochs))
+        return float(0.1 ** sum(milestone <= epoch for milestone in settings.milestones))
+    return 0.5 * (1 + math.cos(math.pi * epoch / settings.epochs))
 
 
 def _hyperparameters(group: dict[str, Any]) -> dict[str, Any]:

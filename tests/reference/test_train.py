@@ -292,11 +292,6 @@ def test_the_optimiser_and_its_schedule():
     assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
     cosine = replace(settings, milestones=())
     assert [learning_rate_factor(cosine, epoch) for epoch in (0, 5, 10)] == pytest.approx([1, 0.5, 0])
-    rising = [learning_rate_factor(replace(one, warmup=4), epoch) for one in (settings, cosine) for epoch in (0, 1, 5)]
-    assert rising == pytest.approx([0, 0.25, 0.1, 0, 0.25 * (1 + math.cos(0.1 * math.pi)) / 2, 0.5])
-    assert not optimizer.defaults["nesterov"]
-    nesterov = Run(small_network(settings), replace(settings, nesterov=True), num_images=40, classes=[]).optimizer
-    assert nesterov.defaults["nesterov"]
 
 
 def test_the_learning_rate_falls_with_every_step():
@@ -458,7 +453,6 @@ def test_a_batch_larger_than_the_data(tmp_path):
         ("batch_size", 1),
         ("learning_rate", 0.0),
         ("momentum", 1.0),
-        ("warmup", -1),
         ("weight_decay", -0.1),
         ("milestones", (5, 3)),
         ("threads", -1),
