@@ -30,7 +30,7 @@ Picks = Mapping[str, Mapping[str, Any]]
 DROPS: tuple[Drop, ...] = (0, 0.25, "half", 0.75)
 CHANNELS = (2, 3, 4, 6)
 
-CROSS_ENTROPY, WHOLE = "cross-entropy", "+ L_dis + L_div"
+CROSS_ENTROPY, WHOLE, AUXILIARY = "cross-entropy", "+ L_dis + L_div", "auxiliary classifier"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -131,6 +131,7 @@ def ablation_plan(
     picks = picks or {}
     alpha, beta = base.weights
     none = (0.0, 0.0)
+    longer = 2 * base.epochs
 
     def line(name: str, picked: str = "", *, against: str = CROSS_ENTROPY, **values: Any) -> Variant:
         """A line with the picks of ``picked``, or of its own name, beside the cross-entropy of ``against``."""
@@ -160,10 +161,12 @@ def ablation_plan(
         ],
         "controls": [
             line("label smoothing", label_smoothing=0.1, weights=none),
-            line("auxiliary classifier", auxiliary=alpha, weights=none),
+            line(AUXILIARY, auxiliary=alpha, weights=none),
         ],
         "twice the epochs": [
-            line(f"{2 * base.epochs} epochs, {name}", name, epochs=2 * base.epochs) for name in (CROSS_ENTROPY, WHOLE)
+            line(f"{longer} epochs, {CROSS_ENTROPY}", CROSS_ENTROPY, epochs=longer),
+            line(f"{longer} epochs, {WHOLE}", WHOLE, epochs=longer),
+            line(f"{longer} epochs, {AUXILIARY}", AUXILIARY, epochs=longer, auxiliary=alpha, weights=none),
         ],
     }
     if base.backbone == SMALL:

@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add_arguments(parser, only=tuple(setting.name for setting in fields(Settings) if setting.name != "seed"))
-    experiment.add_arguments(parser, seeds=[100, 101], folder="runs/search")
+    experiment.add_arguments(parser, seeds=[100], folder="runs/search")
     parser.add_argument("--grid", type=Path, default=GRID, metavar="FILE", help="settings to try, by variant")
     options = parser.parse_args(arguments)
     try:

@@ -79,7 +79,7 @@ class Settings:
     drop: str | int | float = _setting(
         "half", "channels of each class that are masked in training: half, a number, or a fraction", type=drop_from_text
     )
-    epochs: int = _setting(20, "passes over the training set")
+    epochs: int = _setting(40, "passes over the training set")
     evaluate_every: int = _setting(5, "epochs between two evaluations; there is one after the last epoch")
     batch_size: int = _setting(32, "images a step, of all processes together")
     accumulation: int = _setting(
