@@ -99,7 +99,7 @@ def measure(recipe: str, root: str, batch_size: int, steps: int) -> Cost:
     if settings.backbone_weights:  # random ones in their place diverge at the recipe's learning rate
         settings = replace(settings, backbone_weights="", learning_rate=settings.learning_rate / 1000)
     transform = picture_transform(settings, training=True)
-    train_set = DATASETS[settings.dataset].read(Path(root), "train", transform)  # whatever the published sizes
+    train_set = DATASETS[settings.dataset].read(Path(root), "train", transform, 0)  # whatever the published sizes
     network = build_network(settings, len(train_set.classes))
     run = Run(network, settings, len(train_set), train_set.classes)
     batches, seconds, side = run.steps(train_set), [], 0

@@ -20,6 +20,8 @@ CLASSES = {"cub": 200, "aircraft": 100, "cars": 196, "flowers": 102}
 EVERYWHERE = {
     "convention": "official",
     "epochs": 300,
+    "evaluate_every": 1,
+    "pooling": "max",
     "learning_rate": 0.1,
     "momentum": 0.9,
     "weight_decay": 0.0005,
@@ -96,7 +98,7 @@ def test_the_networks_of_all_recipes(network, dataset):
 
 
 def test_every_data_set_has_every_recipe():
-    assert set(RECIPES) == {f"{dataset}-{network}" for dataset in DATASETS for network in PUBLISHED}
+    assert set(RECIPES) == {f"{name}-{network}" for name in DATASETS.keys() - {"typefaces"} for network in PUBLISHED}
 
 
 # Files of one's own

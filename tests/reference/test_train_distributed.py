@@ -62,7 +62,7 @@ def make_network(batch_norm=False):
 
 
 def settings(accumulation=1, **others):
-    return Settings(epochs=2, batch_size=12, accumulation=accumulation, learning_rate=0.3, **others)
+    return Settings(epochs=2, evaluate_every=1, batch_size=12, accumulation=accumulation, learning_rate=0.3, **others)
 
 
 def train_in(folder, accumulation=1, **others):
