@@ -15,6 +15,7 @@ COMMANDS = {
     "ablation": ("experiments.ablation", "train without each part of the loss in turn, and compare"),
     "search": ("experiments.search", "pick settings for each line of the ablation, on other seeds"),
     "demo": ("experiments.demo", "train small networks with and without MC-Loss, and compare"),
+    "regions": ("experiments.word_regions", "measure where channels look on words, and what blanking that costs"),
     "typefaces": ("datasets.typefaces", "list the fonts of the data set typefaces, with their licences"),
 }
 """The module of each command, with a ``main(arguments)`` that returns the exit status, and a summary."""

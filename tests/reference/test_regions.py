@@ -1,0 +1,100 @@
+"""Where channels look on words: shares, blanking, and the accuracy that is left."""
+
+import math
+
+import pytest
+import torch
+from few_fonts import FOLDER
+
+from mcl_triton import ChannelGroups
+from reference.channels.regions import accuracy_without, blanked, object_positions, share_on_object
+from reference.experiments import word_regions
+from reference.training import train
+from reference.training.settings import Settings
+from reference.training.trainer import train as train_network
+
+GROUPS = ChannelGroups([2, 2])
+
+
+def make_ink():
+    """One image of 8×20 pixels, 4×10 positions: the object covers the positions of the two upper rows, left half."""
+    ink = torch.zeros(1, 8, 20)
+    ink[0, :4, :10] = 1
+    return ink
+
+
+def test_positions_have_the_mean_of_their_pixels():
+    ink = make_ink()
+    ink[0, 4, 0] = 1
+    expected = torch.zeros(4, 10)
+    expected[:2, :5] = 1
+    expected[2, 0] = 0.25
+    assert torch.equal(object_positions(ink, (4, 10))[0], expected)
+
+
+def test_the_share_of_the_top_tenth_on_the_object():
+    features = torch.zeros(1, 4, 4, 10)
+    features[0, 2, 0, :2] = 3.0  # of 4 top positions, two are on the object
+    features[0, 2, 3, 8:] = 2.0
+    features[0, 3, :, 4] = torch.tensor([4.0, 3.0, 2.0, 1.0])
+    share = share_on_object(features, GROUPS, torch.tensor([1]), make_ink())
+    assert share.tolist() == [[0.5, 0.5]]
+    features[0, 3] = 7.0  # the same everywhere
+    share = share_on_object(features, GROUPS, torch.tensor([1]), make_ink())
+    assert share[0, 0] == 0.5
+    assert math.isnan(share[0, 1])
+
+
+def test_blanking_hides_the_first_positions_of_the_order_on_the_object_and_no_more():
+    ink, images = make_ink(), torch.ones(1, 1, 8, 20)
+    order = torch.arange(40.0).reshape(1, 4, 10)  # the largest are elsewhere, and must stay
+    hidden = blanked(images, ink, order, 0.3)[0, 0] == 0
+    expected = torch.zeros(8, 20, dtype=torch.bool)
+    expected[2:4, 4:10] = True  # 3 of the 10 positions of the object: the last of its second row
+    assert torch.equal(hidden, expected)
+    assert torch.equal(blanked(images, ink, -order, 0.3)[0, 0, :2, :6], torch.zeros(2, 6))
+
+
+def test_blanking_what_the_class_looks_at_costs_what_it_decides_by():
+    """A network that decides by the brightness of one position, at which its channels look."""
+    ink = make_ink().expand(6, -1, -1)
+    images, targets = torch.rand(6, 1, 8, 20) * ink[:, None] * 0.1, torch.tensor([0, 1] * 3)
+    images[:, 0, 0:2, 0:2] = torch.where(targets == 0, 1.0, 2.0)[:, None, None]
+
+    def extract(batch):
+        seen = batch[:, :, 0:2, 0:2].mean(dim=(2, 3))  # [B, 1]
+        features = torch.zeros(len(batch), 4, 4, 10)
+        features[:, :, 0, 0] = seen
+        return features
+
+    def classify(features):
+        brightness = features[:, 0, 0, 0]
+        return torch.stack([1.5 - brightness, brightness - 1.5], dim=1)
+
+    generator = torch.Generator().manual_seed(0)
+    found = accuracy_without(extract, classify, GROUPS, images, targets, ink, 0.1, generator)
+    assert (found["whole"], found["most"], found["least"]) == (1, 0.5, 1)
+    assert found["random"] >= 0.5
+
+
+def test_the_command_measures_runs_on_typefaces(tmp_path, capsys):
+    paths = []
+    for weights in ((0, 0), (5, 10)):
+        settings = Settings(data=FOLDER, epochs=1, batch_size=20, channels_per_class=2, weights=weights)
+        train_set, test_set = train.load_data(settings)
+        folder = tmp_path / str(weights[0])
+        rows = train_network(train.build_network(settings, 2), train_set, test_set, settings, folder, progress=False)
+        paths.append(str(folder / "checkpoint.pt"))
+        _, measures = word_regions.measure(folder / "checkpoint.pt")
+        assert measures["whole"] == pytest.approx(rows[-1]["test_accuracy"])
+        assert measures["overlap"] == pytest.approx(rows[-1]["test_overlap"], abs=1e-6)
+        assert 0.2 < measures["chance"] < 0.6
+        assert 0 <= measures["border"] <= 1 - measures["share"] + 1e-6
+    assert word_regions.main(paths) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines[1:]] == ["cross-entropy", "cross-entropy + MC-Loss"]
+
+
+def test_runs_on_other_data_are_refused(tmp_path, capsys):
+    assert word_regions.main([str(tmp_path / "checkpoint.pt")]) == 1
+    assert "error: there is no checkpoint" in capsys.readouterr().err
