@@ -80,6 +80,18 @@ def recipes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=positive, default=3, metavar="N", help="steps of each (default: 3)")
 
 
+def host(parser: argparse.ArgumentParser) -> None:
+    """The options of `bench host`."""
+    parser.add_argument("--turns", type=positive, default=30, help="measurements of each loss (default: 30)")
+    parser.add_argument("--repeats", type=positive, default=50, help="steps per measurement (default: 50)")
+
+
+def blocks(parser: argparse.ArgumentParser) -> None:
+    """The options of `bench blocks`."""
+    parser.add_argument("--threads", type=positive, nargs="+", default=[2], help="numbers of threads (default: 2)")
+    parser.add_argument("--turns", type=positive, default=8, help="measurements of each size (default: 8)")
+
+
 def gpu(parser: argparse.ArgumentParser) -> None:
     """The options of `bench gpu`."""
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the results")
@@ -92,6 +104,7 @@ COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] 
     "static": ("count.static", "count bytes, launches and instructions, without a GPU", static),
     "report": ("report.pages", "draw the figures and fill the tables of the pages from the results", report),
     "gpu": ("gpu.command", "prove and measure everything on a GPU, in the minutes that there are", gpu),
+    "host": ("measure.host", "measure the host time of a step, with a driver that does nothing", host),
     "recipes": ("measure.recipes", "measure a training step by each recipe", recipes),
 }
 """By name: the module with a ``main(options)``, imported when the command runs; a summary; the options."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from . import operators
 from .attention import Drop, draw_mask, dropped_channels, hashable_drop
 from .backend import check_backend, uses_kernels, working_dtype
 from .checks import (
@@ -21,9 +22,9 @@ from .checks import (
     check_targets,
     check_weights,
 )
-from .groups import ChannelGroups
+from .groups import ChannelGroups, flat_runs
 from .pooling import pool
-from .tracing import once_per_device
+from .tracing import is_under_functorch, once_per_device
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
@@ -124,6 +125,24 @@ def mc_loss(
         mask = draw_mask(
             groups, drop, None, generator, device=features.device, dtype=working_dtype(features), by_kernels=by_kernels
         )
+    constant, first, second, divides_by_size = _as_weighted_sum(convention, first, second)
+    if by_kernels and criterion is None and _head_carries(targets, class_weights):
+        return MCLossOutput(
+            *operators.loss(
+                features,
+                flat_runs(groups),
+                mask,
+                targets,
+                class_weights,
+                ignore_index=ignore_index,
+                label_smoothing=label_smoothing,
+                constant=constant,
+                first=first,
+                second=second,
+                divides_by_size=divides_by_size,
+            )
+        )
+
     scores, diversity_scores = pool(features, groups, mask, by_kernels=by_kernels)
     if criterion is None:
         discriminality = cross_entropy(
@@ -137,14 +156,13 @@ def mc_loss(
         discriminality = criterion(scores, targets)
         check_discriminality(discriminality)
     diversity = diversity_scores.mean()
-    if convention == "paper":  # μ · (L_dis − λ · mean h)
-        loss = _weighted_sum(0.0, first, discriminality, -first * second, diversity)
-    elif groups.is_uniform:  # α · L_dis + β · (1 − mean h/ξ)
-        loss = _weighted_sum(second, first, discriminality, -second / groups.sizes[0], diversity)
+    if not divides_by_size:
+        loss = _weighted_sum(constant, first, discriminality, second, diversity)
+    elif groups.is_uniform:
+        loss = _weighted_sum(constant, first, discriminality, second / groups.sizes[0], diversity)
     else:
         inverse_sizes = _inverse_sizes(groups, diversity_scores.dtype, diversity_scores.device)
-        fraction = (diversity_scores * inverse_sizes).mean()
-        loss = _weighted_sum(second, first, discriminality, -second, fraction)
+        loss = _weighted_sum(constant, first, discriminality, second, (diversity_scores * inverse_sizes).mean())
     return MCLossOutput(loss, discriminality, diversity, scores)
 
 
@@ -247,6 +265,23 @@ class MCLoss(nn.Module):
 def _inverse_sizes(groups: ChannelGroups, dtype: torch.dtype, device: torch.device) -> Tensor:
     """1/ξ of each class, (C,)."""
     return torch.tensor(groups.sizes, dtype=dtype, device="cpu").reciprocal().to(device)
+
+
+def _as_weighted_sum(convention: str, first: float, second: float) -> tuple[float, float, float, bool]:
+    """``constant``, ``first`` and ``second`` of the loss ``constant + first · L_dis + second · mean (r · h)``.
+
+    Then whether r is 1/ξ; else it is 1.
+    """
+    if convention == "paper":  # μ · (L_dis − λ · mean h)
+        return 0.0, first, -first * second, False
+    return second, first, -second, True  # α · L_dis + β · (1 − mean h/ξ)
+
+
+def _head_carries(targets: Tensor, class_weights: Tensor | None) -> bool:
+    """Whether the loss head's kernel takes these; what it does not take is left to PyTorch's cross-entropy."""
+    if targets.is_floating_point() or (class_weights is not None and class_weights.requires_grad):
+        return False
+    return not is_under_functorch()
 
 
 def _weighted_sum(constant: float, first_weight: float, first: Tensor, second_weight: float, second: Tensor) -> Tensor:

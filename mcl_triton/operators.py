@@ -13,6 +13,7 @@ from torch import Tensor
 
 from . import eager
 from .backend import working_dtype
+from .kernels.tables import tables_of
 from .tracing import are_plain
 
 
@@ -34,10 +35,52 @@ def pool(
         wants_scores, wants_diversity: which of the two.
         by_kernels: whether the kernels compute, or plain PyTorch.
     """
+    if by_kernels:
+        _make_tables(runs, features.device)
     saves_statistics = by_kernels and wants_diversity and features.requires_grad and torch.is_grad_enabled()
     operator = _ChannelPool.apply if are_plain(features) else _channel_pool
     scores, diversity, *_ = operator(features, runs, mask, wants_scores, wants_diversity, saves_statistics, by_kernels)
     return scores, diversity
+
+
+def loss(
+    features: Tensor,
+    runs: Sequence[int],
+    mask: Tensor | None,
+    targets: Tensor,
+    class_weights: Tensor | None,
+    *,
+    ignore_index: int,
+    label_smoothing: float,
+    constant: float,
+    first: float,
+    second: float,
+    divides_by_size: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The whole loss by the kernels: loss, L_dis and L_div, scalars, and the class scores g, (B, C); differentiable.
+
+    Args:
+        features, runs, mask: as in `pool`.
+        others: as in `host.loss`.
+    """
+    _make_tables(runs, features.device)
+    saves_gradient = features.requires_grad and torch.is_grad_enabled()
+    operator = _Loss.apply if are_plain(features) else _mc_loss
+    total, discriminality, mean_diversity, scores, *_ = operator(
+        features,
+        runs,
+        mask,
+        targets,
+        class_weights,
+        ignore_index,
+        label_smoothing,
+        constant,
+        first,
+        second,
+        divides_by_size,
+        saves_gradient,
+    )
+    return total, discriminality, mean_diversity, scores
 
 
 def mask_of_keys(keys: Tensor, offsets: Tensor, dropped: Tensor, longest: int, dtype: torch.dtype) -> Tensor:
@@ -45,6 +88,11 @@ def mask_of_keys(keys: Tensor, offsets: Tensor, dropped: Tensor, longest: int, d
     operator = _mask if are_plain(keys) else _mask_operator
     mask: Tensor = operator(keys, offsets, dropped, longest, dtype)
     return mask
+
+
+def _make_tables(runs: Sequence[int], device: torch.device) -> None:
+    """Make what the kernels read besides, before the operator: memory taken inside belongs to a CUDA graph."""
+    tables_of(tuple(runs), device)
 
 
 def _forward(
@@ -103,6 +151,7 @@ def _gradient(
     grad_diversity: Tensor | None,
     maxima: Tensor | None,
     inverse_sums: Tensor | None,
+    grad_loss: Tensor | None,
     by_kernels: bool,
 ) -> Tensor:
     if by_kernels:
@@ -116,6 +165,7 @@ def _gradient(
             grad_diversity=grad_diversity,
             maxima=maxima,
             inverse_sums=inverse_sums,
+            grad_loss=grad_loss,
         )
     return eager.backward(features, runs, mask, grad_scores, grad_diversity)
 
@@ -132,6 +182,7 @@ def _(
     grad_diversity: Tensor | None,
     maxima: Tensor | None,
     inverse_sums: Tensor | None,
+    grad_loss: Tensor | None,
     by_kernels: bool,
 ) -> Tensor:
     return torch.empty_like(features)
@@ -149,14 +200,34 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 def _backward(
     ctx: Any, grad_scores: Tensor | None, grad_diversity: Tensor | None, *_: None
 ) -> tuple[Tensor | None, None, None, None, None, None, None]:
-    grad = None
-    if grad_scores is not None or grad_diversity is not None:
-        features, mask, maxima, inverse_sums = ctx.saved_tensors
-        # A gradient that is to be differentiated is left to the operator, which says that it cannot be.
-        plain = are_plain(features, grad_scores, grad_diversity) and not torch.is_grad_enabled()
-        operator = _gradient if plain else _channel_pool_backward
-        grad = operator(features, ctx.runs, mask, grad_scores, grad_diversity, maxima, inverse_sums, ctx.by_kernels)
+    features, mask, maxima, inverse_sums = ctx.saved_tensors
+    grad = _gradient_of_features(
+        features, ctx.runs, mask, grad_scores, grad_diversity, maxima, inverse_sums, None, ctx.by_kernels
+    )
     return grad, None, None, None, None, None, None
+
+
+def _gradient_of_features(
+    features: Tensor,
+    runs: Sequence[int],
+    mask: Tensor | None,
+    grad_scores: Tensor | None,
+    grad_diversity: Tensor | None,
+    maxima: Tensor | None,
+    inverse_sums: Tensor | None,
+    grad_loss: Tensor | None,
+    by_kernels: bool,
+) -> Tensor | None:
+    """dF by `_gradient`, the shorter way where that is possible; None where no gradient arrives."""
+    if grad_scores is None and grad_diversity is None:
+        return None
+    # A gradient that is to be differentiated is left to the operator, which says that it cannot be.
+    plain = are_plain(features, grad_scores, grad_diversity, grad_loss) and not torch.is_grad_enabled()
+    operator = _gradient if plain else _channel_pool_backward
+    grad: Tensor = operator(
+        features, runs, mask, grad_scores, grad_diversity, maxima, inverse_sums, grad_loss, by_kernels
+    )
+    return grad
 
 
 def _no_second_derivative(ctx: Any, grad: Tensor) -> None:
@@ -180,6 +251,123 @@ class _ChannelPool(torch.autograd.Function):
         return output
 
     backward = staticmethod(_backward)
+
+
+def _loss(
+    features: Tensor,
+    runs: Sequence[int],
+    mask: Tensor | None,
+    targets: Tensor,
+    class_weights: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    constant: float,
+    first: float,
+    second: float,
+    divides_by_size: bool,
+    saves_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    from .kernels import host
+
+    return host.loss(
+        features,
+        runs,
+        mask,
+        targets,
+        class_weights,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        constant=constant,
+        first=first,
+        second=second,
+        divides_by_size=divides_by_size,
+        saves_gradient=saves_gradient,
+    )
+
+
+_mc_loss = torch.library.custom_op("mcl_triton::mc_loss", _loss, mutates_args=())
+
+
+@_mc_loss.register_fake
+def _(
+    features: Tensor,
+    runs: Sequence[int],
+    mask: Tensor | None,
+    targets: Tensor,
+    class_weights: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    constant: float,
+    first: float,
+    second: float,
+    divides_by_size: bool,
+    saves_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    scores = features.new_empty((features.shape[0], sum(runs[::2])), dtype=working_dtype(features))
+    statistics_shape = features.shape[:2] if saves_gradient else (0,)
+    return (
+        scores.new_empty(()),
+        scores.new_empty(()),
+        scores.new_empty(()),
+        scores,
+        scores.new_empty(scores.shape if saves_gradient else (0,)),
+        scores.new_empty(scores.shape[1] if saves_gradient else 0),
+        features.new_empty(statistics_shape),
+        scores.new_empty(statistics_shape),
+    )
+
+
+def _save_loss_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    features, ctx.runs, mask, targets, class_weights, *ctx.options, ctx.saves_gradient = inputs
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(*output[4:])
+    ctx.save_for_backward(features, mask, targets, class_weights, *output[4:])
+
+
+def _loss_backward(
+    ctx: Any,
+    grad_loss: Tensor | None,
+    grad_discriminality: Tensor | None,
+    grad_mean_diversity: Tensor | None,
+    grad_scores: Tensor | None,
+    *_: None,
+) -> tuple[Tensor | None, ...]:
+    features, mask, targets, class_weights, *saved = ctx.saved_tensors
+    if not ctx.saves_gradient:  # under vmap nothing says that the features require a gradient
+        saved = _mc_loss(features, ctx.runs, mask, targets, class_weights, *ctx.options, True)[4:]
+    dg, dh_of_classes, maxima, inverse_sums = saved
+    dh = dh_of_classes.expand_as(dg)
+    *_, first, second, _ = ctx.options
+    grads: tuple[Tensor | None, Tensor | None]
+    if grad_discriminality is None and grad_mean_diversity is None and grad_scores is None:
+        grads = dg if first else None, dh if second else None  # for grad_loss = 1; the kernel multiplies by it
+    else:
+        # A gradient arrives at a component or at the scores: rare, and left to PyTorch.
+        of_loss = 0.0 if grad_loss is None else grad_loss
+        of_dis = 0.0 if grad_discriminality is None else grad_discriminality
+        of_div = 0.0 if grad_mean_diversity is None else grad_mean_diversity
+        grads = (
+            (of_loss + of_dis / first if first else of_dis) * dg + (0.0 if grad_scores is None else grad_scores),
+            (of_loss if second else 0.0) * dh + of_div / dg.numel(),
+        )
+        grad_loss = None
+    grad = _gradient_of_features(features, ctx.runs, mask, *grads, maxima, inverse_sums, grad_loss, True)
+    return torch.zeros_like(features) if grad is None else grad, *[None] * 11
+
+
+_mc_loss.register_autograd(_loss_backward, setup_context=_save_loss_for_backward)
+
+
+class _Loss(torch.autograd.Function):
+    """`_mc_loss` by a shorter way, as `_ChannelPool`."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
+        output = _loss(*inputs)
+        _save_loss_for_backward(ctx, inputs, output)
+        return output
+
+    backward = staticmethod(_loss_backward)
 
 
 def _mask(keys: Tensor, offsets: Tensor, dropped: Tensor, longest: int, dtype: torch.dtype) -> Tensor:

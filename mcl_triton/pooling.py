@@ -10,7 +10,6 @@ from . import operators
 from .backend import uses_kernels, working_dtype
 from .checks import check_features, check_groups, check_mask
 from .groups import ChannelGroups, flat_runs
-from .kernels.tables import tables_of
 
 
 class ChannelPool(NamedTuple):
@@ -111,12 +110,9 @@ def pool(
     by_kernels: bool,
 ) -> tuple[Tensor, Tensor]:
     """g and h of checked arguments; empty where not wanted."""
-    runs = flat_runs(groups)
-    if by_kernels:  # made now: memory that an operator takes belongs to the CUDA graph it may be captured in
-        tables_of(tuple(runs), features.device)
     return operators.pool(
         features,
-        runs,
+        flat_runs(groups),
         None if mask is None else mask.to(working_dtype(features)),
         wants_scores=wants_scores,
         wants_diversity=wants_diversity,

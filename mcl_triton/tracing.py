@@ -51,6 +51,11 @@ def is_transformed() -> bool:
     return _get_current_dispatch_mode() is not None or torch._C._are_functorch_transforms_active()
 
 
+def is_under_functorch() -> bool:
+    """Whether a transform of `torch.func` is active; not asked while `torch.compile` traces."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
 def values_are_readable() -> bool:
     """Whether tensors hold numbers now: not under `torch.compile` or `vmap`, nor among fake tensors."""
     return not torch.compiler.is_compiling() and not is_transformed()

@@ -52,14 +52,20 @@ _H100 = SimpleNamespace(  # the part of `torch.cuda.get_device_properties` that 
     memory_bus_width=5120,
     gcnArchName="",
 )
+_KERNELS = {  # which our operators launch
+    "channel_mask": ("mask_kernel",),
+    "channel_pool": ("forward_kernel",),
+    "channel_pool_backward": ("backward_kernel",),
+    "mc_loss": ("forward_kernel", "head_kernel"),
+}
 _GIGABYTES_A_SECOND = 3350.0
 
 
 def compiled_step(loss: Loss, case: Case, instructions: bool = False) -> Step:
     """The launches of a step of a compiled loss, mask given, with their bytes, and their instructions if so wanted.
 
-    Our own kernels are the launches "channel_pool" and "channel_pool_backward". In this process TRITON_INTERPRET must
-    not be set.
+    Our own kernels count by their names; the bytes of all that an operator launches are those of its first kernel. In
+    this process TRITON_INTERPRET must not be set.
     """
     features = case.empty().requires_grad_()
     targets, mask = torch.zeros(case.batch, dtype=torch.long), torch.ones(case.groups.num_channels)
@@ -120,7 +126,8 @@ def generated(graph: GraphModule, instructions: bool = False) -> list[Launch]:
             if name := _name(node):
                 if not node.is_extern():
                     calls.append(len(launches))
-                launches.append(Launch(name, 4 * words))
+                first, *others = _KERNELS.get(name, (name,))
+                launches.extend([Launch(first, 4 * words), *map(Launch, others)])
         if instructions:
             largest = max(launch.nbytes for launch in launches)
             for place, kernel in zip(calls, _Kernel.called_in(wrapper.value), strict=True):

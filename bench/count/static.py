@@ -39,7 +39,7 @@ from .traffic import bytes_of_batch
 PROVIDERS = (OURS["triton"], *FORMULAS)
 INSTRUCTIONS_OF = "CUB"  # compiling all formulas for all data sets takes an hour, and numbers vary little
 LAUNCH_MICROSECONDS = 3.0  # from one kernel to the next, without CUDA graphs; 2 to 5 on real systems
-_POOLING = {"forward_kernel", "backward_kernel", "channel_pool", "channel_pool_backward"}  # eager's names, compiled's
+_POOLING = {"forward_kernel", "backward_kernel"}
 
 
 class Amount(NamedTuple):

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..backend import working_dtype
-from . import masks, position_blocks, whole_maps
-from .launch import Launch, Strides, choose, choose_for_mask
+from . import head, masks, position_blocks, whole_maps
+from .launch import Launch, Strides, choose, choose_for_head, choose_for_mask
 from .shortcut import Prepared
 from .tables import tables_of
 
@@ -31,6 +31,7 @@ def forward(
     wants_scores: bool,
     wants_diversity: bool,
     saves_statistics: bool,
+    finished: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Class scores g, diversity scores h, and the statistics of the softmax for `backward`.
 
@@ -40,6 +41,7 @@ def forward(
         mask: M, (N,) or (B, N), zeros and ones in the dtype of the results; None keeps every channel.
         wants_scores, wants_diversity: whether g and h are wanted.
         saves_statistics: whether backward of the diversity scores will follow.
+        finished: int32, set to 0 on the way, for the loss head.
 
     Returns:
         g and h, (B, C), float32, or float64 where the features are; the maximum of each map, (B, N), in the dtype of
@@ -63,6 +65,7 @@ def forward(
         wants_scores,
         wants_diversity,
         saves_statistics,
+        finished is not None,
     )
     offsets, cuts = tables_of(runs, maps.device)
     launch(
@@ -75,6 +78,7 @@ def forward(
         diversity=diversity,
         maxima=maxima,
         inverse_sums=inverse_sums,
+        finished=offsets if finished is None else finished,
     )
     return scores, diversity, maxima, inverse_sums
 
@@ -88,6 +92,7 @@ def backward(
     grad_diversity: Tensor | None,
     maxima: Tensor | None,
     inverse_sums: Tensor | None,
+    grad_loss: Tensor | None = None,
 ) -> Tensor:
     """The gradient of the features, given that of g and h (None where there is none); the formula is in `eager`.
 
@@ -96,6 +101,7 @@ def backward(
         grad_scores: dg, (B, C), of any strides.
         grad_diversity: dh, likewise.
         maxima, inverse_sums: from `forward`; None if it did not save them.
+        grad_loss: a scalar in the dtype of dg that dg and dh are multiplied by.
 
     Returns:
         dF in the shape, dtype and memory layout of the features.
@@ -118,6 +124,7 @@ def backward(
         None if mask is None else mask.stride(),
         None if grad_scores is None else grad_scores.stride(),
         None if grad_diversity is None else grad_diversity.stride(),
+        grad_loss is not None,
     )
     offsets, cuts = tables_of(runs, maps.device)
     launch(
@@ -131,8 +138,102 @@ def backward(
         grad_diversity=maps if grad_diversity is None else grad_diversity,
         maxima=maps if maxima is None else maxima,
         inverse_sums=maps if inverse_sums is None else inverse_sums,
+        grad_loss=maps if grad_loss is None else grad_loss,
     )
     return grad if grad_maps is grad else grad.copy_(grad_maps.view(grad.shape))
+
+
+class Loss(NamedTuple):
+    """The loss, and what its gradient needs besides; see `kernels.head`.
+
+    Attributes:
+        loss, discriminality, mean_diversity: scalars.
+        scores: g, (B, C).
+        grad_scores: first · ∂L_dis/∂g, (B, C); without the factor where it is 0. Empty where no gradient is wanted.
+        grad_diversity: second · ∂(mean of r·h)/∂h of each class, (C,), likewise.
+        maxima, inverse_sums: as `forward` returns them.
+    """
+
+    loss: Tensor
+    discriminality: Tensor
+    mean_diversity: Tensor
+    scores: Tensor
+    grad_scores: Tensor
+    grad_diversity: Tensor
+    maxima: Tensor
+    inverse_sums: Tensor
+
+
+def loss(
+    features: Tensor,
+    runs: Sequence[int],
+    mask: Tensor | None,
+    targets: Tensor,
+    class_weights: Tensor | None,
+    *,
+    ignore_index: int,
+    label_smoothing: float,
+    constant: float,
+    first: float,
+    second: float,
+    divides_by_size: bool,
+    saves_gradient: bool,
+) -> Loss:
+    """The whole loss, ``constant + first · L_dis + second · mean (r · h)``, in two launches.
+
+    Args:
+        features, runs, mask: as in `forward`.
+        targets: class indices, (B,), of any integer dtype.
+        class_weights: (C,), of any real dtype.
+        ignore_index, label_smoothing: of the cross-entropy.
+        constant, first, second: see `kernels.head`.
+        divides_by_size: whether r is 1/ξ; else it is 1.
+        saves_gradient: whether backward will follow.
+    """
+    finished = torch.empty(1, dtype=torch.int32, device=features.device)
+    scores, diversity, maxima, inverse_sums = forward(
+        features,
+        runs,
+        mask,
+        wants_scores=True,
+        wants_diversity=True,
+        saves_statistics=saves_gradient,
+        finished=finished,
+    )
+    batch, num_classes = scores.shape
+    total, discriminality, mean_diversity = (scores.new_empty(()) for _ in range(3))
+    grad_scores = scores.new_empty(scores.shape if saves_gradient else 0)
+    grad_diversity = scores.new_empty(num_classes if saves_gradient else 0)
+    launch = _prepare_head(
+        batch,
+        num_classes,
+        targets.stride(0),
+        None if class_weights is None else class_weights.stride(0),
+        ignore_index,
+        bool(label_smoothing),
+        bool(first),
+        bool(second),
+        divides_by_size,
+        saves_gradient,
+    )
+    offsets, _ = tables_of(tuple(runs), features.device)
+    launch(
+        features.device,
+        {"label_smoothing": label_smoothing, "constant": constant, "first": first, "second": second},
+        scores=scores,
+        diversity=diversity,
+        targets=targets,
+        class_weights=scores if class_weights is None else class_weights,
+        offsets=offsets,
+        finished=finished,
+        sums=scores.new_empty(3 * launch.programs),
+        loss=total,
+        discriminality=discriminality,
+        mean_diversity=mean_diversity,
+        grad_scores=grad_scores,
+        grad_diversity=grad_diversity,
+    )
+    return Loss(total, discriminality, mean_diversity, scores, grad_scores, grad_diversity, maxima, inverse_sums)
 
 
 def channel_mask(keys: Tensor, offsets: Tensor, dropped: Tensor, longest: int, dtype: torch.dtype) -> Tensor:
@@ -164,6 +265,7 @@ def _prepare_forward(
     wants_scores: bool,
     wants_diversity: bool,
     saves_statistics: bool,
+    resets_finished: bool,
 ) -> tuple[Prepared, int]:
     """The launch, and which of `ways_to_cut` its tiles are."""
     of_maps = _strides(shape, strides)
@@ -176,6 +278,7 @@ def _prepare_forward(
         "WANTS_SCORES": wants_scores,
         "WANTS_DIVERSITY": wants_diversity,
         "SAVES_STATISTICS": saves_statistics,
+        "RESETS_FINISHED": resets_finished,
     }
     kernel = _MODULES[launch.kernels].forward_kernel
     return Prepared(kernel, _programs(launch, shape), {**numbers, **launch.constants}), launch.way
@@ -192,6 +295,7 @@ def _prepare_backward(
     mask_strides: Sizes | None,
     grad_scores_strides: Sizes | None,
     grad_diversity_strides: Sizes | None,
+    has_grad_loss: bool,
 ) -> tuple[Prepared, int]:
     """The launch, and which of `ways_to_cut` its tiles are."""
     of_maps, of_grad = _strides(shape, strides), _strides(grad_shape, grad_strides)
@@ -210,6 +314,7 @@ def _prepare_backward(
         "HAS_MASK": mask_strides is not None,
         "HAS_GRAD_SCORES": grad_scores_strides is not None,
         "HAS_GRAD_DIVERSITY": grad_diversity_strides is not None,
+        "HAS_GRAD_LOSS": has_grad_loss,
     }
     kernel = _MODULES[launch.kernels].backward_kernel
     return Prepared(kernel, _programs(launch, shape), {**numbers, **launch.constants}), launch.way
@@ -223,9 +328,40 @@ def _prepare_mask(shape: Sizes, num_classes: int, longest: int) -> Prepared:
     return Prepared(masks.mask_kernel, programs, {"num_classes": num_classes, "num_channels": shape[-1], **constants})
 
 
+@lru_cache(maxsize=256)
+def _prepare_head(
+    batch: int,
+    num_classes: int,
+    targets_stride: int,
+    class_weights_stride: int | None,
+    ignore_index: int,
+    has_smoothing: bool,
+    has_first: bool,
+    has_second: bool,
+    divides_by_size: bool,
+    saves_gradient: bool,
+) -> Prepared:
+    constants = choose_for_head(num_classes)
+    numbers = {
+        "targets_stride": targets_stride,
+        "class_weights_stride": class_weights_stride or 0,
+        "batch": batch,
+        "num_classes": num_classes,
+        "ignore_index": ignore_index,
+        "HAS_CLASS_WEIGHTS": class_weights_stride is not None,
+        "HAS_SMOOTHING": has_smoothing,
+        "HAS_FIRST": has_first,
+        "HAS_SECOND": has_second,
+        "DIVIDES_BY_SIZE": divides_by_size,
+        "SAVES_GRADIENT": saves_gradient,
+        "sanitize_overflow": False,  # which the assertion's mode would turn on, in every sum of integers
+    }
+    return Prepared(head.head_kernel, min(batch, constants["TILE_SAMPLES"]), {**numbers, **constants})
+
+
 def forget_launches() -> None:
     """Prepare all launches anew, with rules or kernels that have changed."""
-    for cached in (_prepare_forward, _prepare_backward, _prepare_mask):
+    for cached in (_prepare_forward, _prepare_backward, _prepare_mask, _prepare_head):
         cached.cache_clear()
 
 

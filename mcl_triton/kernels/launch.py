@@ -142,6 +142,16 @@ def choose_for_mask(longest: int) -> dict[str, int]:
     }
 
 
+def choose_for_head(num_classes: int) -> dict[str, int]:
+    """The constexpr arguments of the loss head's kernel, and ``num_warps``."""
+    tile_classes = min(1024, power_of_two(num_classes))
+    return {
+        "TILE_CLASSES": tile_classes,
+        "TILE_SAMPLES": 512,  # and as many programs at most, so that one of them can add what all have found
+        "num_warps": max(1, min(4, tile_classes // 256)),
+    }
+
+
 def channel_offsets(runs: tuple[int, ...]) -> tuple[int, ...]:
     """First channel of each class, and N: C + 1 numbers."""
     sizes = chain.from_iterable(repeat(size, classes) for classes, size in zip(runs[::2], runs[1::2], strict=True))

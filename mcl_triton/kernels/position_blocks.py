@@ -21,6 +21,7 @@ def forward_kernel(
     diversity,  # h, (B, C), written
     maxima,  # of each map, (B, N), written
     inverse_sums,  # 1 / Σ exp(F − maximum) of each map, (B, N), written
+    finished,  # set to 0 for the loss head, which counts its programs in it
     sample_stride,  # of F, see `map_pointers`
     channel_stride,
     position_stride,
@@ -40,7 +41,10 @@ def forward_kernel(
     WANTS_SCORES: tl.constexpr,
     WANTS_DIVERSITY: tl.constexpr,
     SAVES_STATISTICS: tl.constexpr,
+    RESETS_FINISHED: tl.constexpr,
 ):
+    if RESETS_FINISHED:
+        tl.store(finished, 0, mask=tl.program_id(0) == 0)
     SLOTS: tl.constexpr = TILE_CLASSES * TILE_PLACES
     dtype: tl.constexpr = compute_dtype(features.dtype.element_ty)
     sample, tile = tile_of_program(num_tiles)
@@ -118,6 +122,7 @@ def backward_kernel(
     grad_diversity,  # dh, (B, C)
     maxima,  # of each map, (B, N), from forward
     inverse_sums,  # 1 / Σ exp(F − maximum) of each map, (B, N), from forward
+    grad_loss,  # a scalar that dg and dh are multiplied by
     sample_stride,  # of F, see `map_pointers`
     channel_stride,
     position_stride,
@@ -143,6 +148,7 @@ def backward_kernel(
     HAS_MASK: tl.constexpr,
     HAS_GRAD_SCORES: tl.constexpr,
     HAS_GRAD_DIVERSITY: tl.constexpr,
+    HAS_GRAD_LOSS: tl.constexpr,
 ):
     SLOTS: tl.constexpr = TILE_CLASSES * TILE_PLACES
     dtype: tl.constexpr = compute_dtype(features.dtype.element_ty)
@@ -159,6 +165,8 @@ def backward_kernel(
     if HAS_GRAD_SCORES:
         dg = grad_scores + sample * grad_scores_sample_stride + class_of_slot * grad_scores_class_stride
         dg = tl.load(dg, mask=is_slot, other=0.0) / num_positions  # dg / P
+        if HAS_GRAD_LOSS:
+            dg *= tl.load(grad_loss)
         if HAS_MASK:
             kept = mask + sample * mask_sample_stride + (first_channel + source).to(tl.int64) * mask_channel_stride
             kept = tl.load(kept, mask=is_slot, other=0.0)
@@ -166,6 +174,8 @@ def backward_kernel(
     if HAS_GRAD_DIVERSITY:
         dh = grad_diversity + sample * grad_diversity_sample_stride + class_of_slot * grad_diversity_class_stride
         dh = tl.load(dh, mask=is_slot, other=0.0)
+        if HAS_GRAD_LOSS:
+            dh *= tl.load(grad_loss)
         row = sample * num_channels + first_channel + source
         maximum = tl.load(maxima + row, mask=is_slot, other=0.0).to(dtype)
         inverse_sum = tl.load(inverse_sums + row, mask=is_slot, other=0.0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from triton.compiler import CompiledKernel
 from triton.runtime import driver
 
 _ALIGNMENT = 16  # bytes; Triton compiles a kernel of its own for pointers that are multiples of it
+_NO_FLOATS: Mapping[str, float] = MappingProxyType({})
 _OPTIONS = ("num_warps", "debug", "sanitize_overflow")  # of the compiler: no arguments of a kernel
 
 # Releases whose compiled kernels were seen to take these arguments, and to depend on nothing else. On AMD they depend
@@ -45,8 +47,14 @@ class Prepared:
         # the tensors' addresses.
         self._compiled: dict[tuple[Any, ...], tuple[CompiledKernel, list[Any], list[tuple[int, str]]]] = {}
 
-    def __call__(self, device: torch.device, **tensors: Tensor) -> None:
-        """Launch on the current stream of a device, that of all tensors."""
+    def __call__(self, device: torch.device, floats: Mapping[str, float] = _NO_FLOATS, /, **tensors: Tensor) -> None:
+        """Launch on the current stream of a device, that of all tensors.
+
+        Args:
+            device: of all tensors, with its index.
+            floats: arguments that may change from launch to launch; Triton compiles the same for all their values.
+            tensors: arguments by name, in the same order every time. Those that the kernel does not take are left out.
+        """
         addresses = {name: tensor.data_ptr() for name, tensor in tensors.items()}
         key = (
             device,
@@ -56,20 +64,21 @@ class Prepared:
         with _entered(device):
             found = self._compiled.get(key)
             if found is None or not self._is_undisturbed():
-                self._launch_through_triton(key, tensors)
+                self._launch_through_triton(key, {**tensors, **floats})
                 return
             compiled, values, gaps = found
             arguments = values.copy()
+            given = {**addresses, **floats} if floats else addresses
             for place, name in gaps:
-                arguments[place] = addresses[name]
+                arguments[place] = given[name]
             stream = driver.active.get_current_stream(driver.active.get_current_device())
             compiled.run(
                 self.programs, 1, 1, stream, compiled.function, compiled.packed_metadata, None, None, None, *arguments
             )
 
-    def _launch_through_triton(self, key: tuple[Any, ...], tensors: dict[str, Tensor]) -> None:
+    def _launch_through_triton(self, key: tuple[Any, ...], given: dict[str, Tensor | float]) -> None:
         names = self.kernel.arg_names
-        taken = {name: tensor for name, tensor in tensors.items() if name in names}
+        taken = {name: of for name, of in given.items() if name in names}
         compiled = self.kernel[(self.programs,)](**taken, **self.numbers)
         # None where the kernel is interpreted; something else while Triton compiles in the background.
         if IS_KNOWN and isinstance(compiled, CompiledKernel) and self._is_undisturbed():

@@ -19,6 +19,7 @@ def forward_kernel(
     diversity,  # h, (B, C), written
     maxima,  # of each map, (B, N), written
     inverse_sums,  # 1 / Σ exp(F − maximum) of each map, (B, N), written
+    finished,  # set to 0 for the loss head, which counts its programs in it
     sample_stride,  # of F, like the next in units of ALIGNMENT elements
     channel_stride,
     mask_sample_stride,
@@ -34,7 +35,10 @@ def forward_kernel(
     WANTS_SCORES: tl.constexpr,
     WANTS_DIVERSITY: tl.constexpr,
     SAVES_STATISTICS: tl.constexpr,
+    RESETS_FINISHED: tl.constexpr,
 ):
+    if RESETS_FINISHED:
+        tl.store(finished, 0, mask=tl.program_id(0) == 0)
     sample, classes, is_class, first_channel, size = classes_of_program(offsets, num_classes, TILE_CLASSES)
     positions = tl.arange(0, TILE_POSITIONS)
     in_map = (positions < NUM_POSITIONS)[None, :]
@@ -89,6 +93,7 @@ def backward_kernel(
     grad_diversity,  # dh, (B, C)
     maxima,  # of each map, (B, N), from forward
     inverse_sums,  # 1 / Σ exp(F − maximum) of each map, (B, N), from forward
+    grad_loss,  # a scalar that dg and dh are multiplied by
     sample_stride,  # of F, like the next three in units of ALIGNMENT elements
     channel_stride,
     grad_sample_stride,  # of dF
@@ -109,6 +114,7 @@ def backward_kernel(
     HAS_MASK: tl.constexpr,
     HAS_GRAD_SCORES: tl.constexpr,
     HAS_GRAD_DIVERSITY: tl.constexpr,
+    HAS_GRAD_LOSS: tl.constexpr,
 ):
     sample, classes, is_class, first_channel, size = classes_of_program(offsets, num_classes, TILE_CLASSES)
     longest = tl.max(size, 0)
@@ -123,9 +129,13 @@ def backward_kernel(
     if HAS_GRAD_SCORES:
         grad_scores += sample * grad_scores_sample_stride + classes.to(tl.int64) * grad_scores_class_stride
         dg = tl.load(grad_scores, mask=is_class, other=0.0) / NUM_POSITIONS  # dg / P
+        if HAS_GRAD_LOSS:
+            dg *= tl.load(grad_loss)
     if HAS_GRAD_DIVERSITY:
         grad_diversity += sample * grad_diversity_sample_stride + classes.to(tl.int64) * grad_diversity_class_stride
         dh = tl.load(grad_diversity, mask=is_class, other=0.0)
+        if HAS_GRAD_LOSS:
+            dh *= tl.load(grad_loss)
 
     # The winners W_h and W_g of each position. A softmax is never negative, so some channel beats -1.
     highest_softmax = tl.full([TILE_CLASSES, TILE_POSITIONS], -1.0, dtype)

@@ -7,7 +7,7 @@ from checks import INTERLEAVED, lay_out, make_features, make_mask
 from bench.cases import Case
 from bench.count.launches import CASES, CONVENTIONS, MASKS, Launch, count_launches, ours, step_of
 from bench.providers import official, plain
-from mcl_triton import ChannelGroups, channel_pool, class_scores, diversity_scores
+from mcl_triton import ChannelGroups, channel_pool, class_scores, diversity_scores, mc_loss
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 WHERE = "cuda" if torch.cuda.is_available() else "meta"
@@ -22,14 +22,33 @@ def names(launches):
 @pytest.mark.parametrize("mask_is", MASKS)
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_step(convention, mask_is, kind):
-    """Pooling 1 + 1, cross-entropy 2 + 2, the mean of h 1 + 1, a sum for each component 2 + 2, a drawn mask 2."""
+    """Two for a drawn mask, pooling, the loss head, and the gradient of the features."""
     step = step_of(ours(convention, mask_is), CASES[kind], WHERE)
-    expected = 12 + 2 * (mask_is == "drawn")
-    if convention == "official" and kind == "ragged":  # h / ξ, another mean, and the gradient of the division
-        expected += 3
-    assert step.total == expected, step
-    assert names(step.forward).count("forward_kernel") == names(step.backward).count("backward_kernel") == 1
-    assert "_local_scalar_dense" not in names(step.forward + step.backward)  # which would wait for the GPU
+    drawing = ["randint", "mask_kernel"] if mask_is == "drawn" else []
+    assert names(step.forward) == [*drawing, "forward_kernel", "head_kernel"]
+    assert names(step.backward) == ["backward_kernel"]
+
+
+OPTIONS = {
+    "everything": {"label_smoothing": 0.1, "class_weights": torch.ones(4), "ignore_index": 1},
+    "one component": {"weights": (1.0, 0.0)},
+    "the other": {"weights": (0.0, 1.0)},
+    "targets of 32 bits": {},
+    "float64": {},
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_options_of_the_loss_launch_nothing_more(option):
+    case, dtype = CASES["ragged"], torch.float64 if option == "float64" else torch.float32
+    features = torch.empty(2, 14, 3, 3, device=WHERE, dtype=dtype, requires_grad=True)
+    mask, one = (torch.ones(shape, device=WHERE, dtype=dtype) for shape in ((14,), ()))
+    targets = torch.zeros(2, device=WHERE, dtype=torch.int32 if "32" in option else torch.long)
+    options = {name: of.to(WHERE) if name == "class_weights" else of for name, of in OPTIONS[option].items()}
+    with count_launches() as launches:
+        loss = mc_loss(features, targets, case.groups, mask=mask, backend="triton", **options).loss
+        torch.autograd.grad(loss, features, one)
+    assert names(launches) == ["forward_kernel", "head_kernel", "backward_kernel"]
 
 
 @pytest.mark.parametrize("kind", CASES)

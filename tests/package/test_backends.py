@@ -130,9 +130,7 @@ def test_operators_that_are_called(backend, device, expected, function):
         assert calls_of(lambda: function(features, backend)) == [("channel_pool", expected)]
 
 
-@pytest.mark.parametrize(
-    ("backend", "names"), [("auto", ["channel_mask", "channel_pool"]), ("eager", ["channel_pool"])]
-)
+@pytest.mark.parametrize(("backend", "names"), [("auto", ["channel_mask", "mc_loss"]), ("eager", ["channel_pool"])])
 def test_mask_comes_from_the_same_backend(backend, names):
     pytest.importorskip("triton")
     with FakeTensorMode():

@@ -364,9 +364,52 @@ def test_backward_operator(given, layout, by_kernels):
     mask = make_mask("per sample", 2, 20).to(device)
     statistics = OPERATORS.channel_pool(features, RUNS, mask, True, True, by_kernels, by_kernels)[2:]
     grads = [torch.randn(2, 7, device=device) if is_wanted else None for is_wanted in WANTED[given]]
+    for grad_loss in (None, torch.tensor(0.5, device=device)) if by_kernels else (None,):
+        torch.library.opcheck(
+            OPERATORS.channel_pool_backward.default, (features, RUNS, mask, *grads, *statistics, grad_loss, by_kernels)
+        )
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_loss_operator(dtype, requires_grad):
+    features = signed(2, dtype).to(KERNEL_DEVICE).requires_grad_(requires_grad)
+    mask = make_mask("shared", 2, 20).to(KERNEL_DEVICE, torch.promote_types(dtype, torch.float32))
+    targets, class_weights = torch.tensor([3, 6], device=KERNEL_DEVICE), torch.rand(7, device=KERNEL_DEVICE)
     torch.library.opcheck(
-        OPERATORS.channel_pool_backward.default, (features, RUNS, mask, *grads, *statistics, by_kernels)
+        OPERATORS.mc_loss.default,
+        (features, RUNS, mask, targets, class_weights, -100, 0.1, 20.0, 1.5, -20.0, True, requires_grad),
     )
+
+
+@pytest.mark.parametrize("returns", ["the loss", "everything"])
+@pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=NEEDS_COMPILER)])
+def test_loss_of_the_kernels(compiler, returns):
+    """A graph that returns all four results gets a gradient of each, zeros but for the loss."""
+
+    def loss(features, mask):
+        output = mc_loss(features, TARGETS.to(KERNEL_DEVICE), GROUPS, mask=mask, label_smoothing=0.1, backend="triton")
+        return output if returns == "everything" else (output.loss, output.scores.detach())
+
+    features, mask = signed().to(KERNEL_DEVICE).requires_grad_(), make_mask("shared", 4, 20).to(KERNEL_DEVICE)
+    found, expected = torch.compile(loss, fullgraph=True, backend=compiler)(features, mask), loss(features, mask)
+    torch.testing.assert_close(tuple(found), tuple(expected))
+    gradients = [torch.autograd.grad(of[0], features)[0] for of in (found, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_gradient_of_the_loss_through_vmap_in_a_compiled_function():
+    """Inside, nothing says that the features require a gradient."""
+
+    def loss(features):
+        return mc_loss(features, TARGETS.to(KERNEL_DEVICE), GROUPS, drop=0, backend="triton").loss
+
+    features = torch.stack([signed(), -signed()]).to(KERNEL_DEVICE).requires_grad_()
+    compiled = torch.compile(lambda features: torch.func.vmap(loss)(features), backend="aot_eager")
+    (found,) = torch.autograd.grad(compiled(features).sum(), features)
+    (expected,) = torch.autograd.grad(sum(map(loss, features)), features)
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("batch", [(), (2,)], ids=["shared", "per sample"])

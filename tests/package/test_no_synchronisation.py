@@ -105,10 +105,12 @@ def test_step_of_the_whole_loss(groups, convention, targets, dtype, layout, gpu)
     features = torch.empty(shape, dtype=dtype, device=gpu).contiguous(memory_format=layout).requires_grad_()
     targets = torch.zeros(BATCH, dtype=torch.long) if targets == "indices" else torch.rand(BATCH, 7)
     calls = watched_step(module, features, targets.to(gpu)).of_ours()
-    assert [name for name, _ in calls] == ["channel_mask", "channel_pool", "channel_pool_backward"]
+    forward_name = "mc_loss" if targets.dtype == torch.long else "channel_pool"
+    assert [name for name, _ in calls] == ["channel_mask", forward_name, "channel_pool_backward"]
     (_, mask), (_, forward), (_, backward) = calls
     assert mask["keys"].shape == (groups.num_channels,)
-    assert forward["by_kernels"] is forward["saves_statistics"] is backward["by_kernels"] is True
+    assert forward["saves_gradient" if forward_name == "mc_loss" else "saves_statistics"] is True
+    assert backward["by_kernels"] is True
     assert backward["maxima"].shape == backward["inverse_sums"].shape == (BATCH, groups.num_channels)
 
 
@@ -137,7 +139,7 @@ def test_step_of_other_settings(mask, make, gpu):
         mask is None and module.training and module.drop != 0 and module.backend != "eager"
     )
     for name, args in calls:
-        assert name == "channel_mask" or args["by_kernels"] == (module.backend != "eager")
+        assert name in ("channel_mask", "mc_loss") or args["by_kernels"] == (module.backend != "eager")
 
 
 def test_evaluation_holds_nothing_for_backward(gpu):
@@ -149,8 +151,8 @@ def test_evaluation_holds_nothing_for_backward(gpu):
         with Watch() as watch:
             module(features, targets)
     ((name, forward),) = watch.of_ours()
-    assert name == "channel_pool"
-    assert forward["saves_statistics"] is False
+    assert name == "mc_loss"
+    assert forward["saves_gradient"] is False
 
 
 SYNCHRONISING = {
