@@ -6,6 +6,7 @@ One pair of operators pools for both backends. Each has a shorter way past PyTor
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -35,10 +36,12 @@ def pool(
         wants_scores, wants_diversity: which of the two.
         by_kernels: whether the kernels compute, or plain PyTorch.
     """
-    if by_kernels:
-        _make_tables(runs, features.device)
     saves_statistics = by_kernels and wants_diversity and features.requires_grad and torch.is_grad_enabled()
-    operator = _ChannelPool.apply if are_plain(features) else _channel_pool
+    operator = _ChannelPool.apply
+    if not are_plain(features, mask):
+        operator = _channel_pool
+        if by_kernels:
+            _make_tables(runs, features.device)
     scores, diversity, *_ = operator(features, runs, mask, wants_scores, wants_diversity, saves_statistics, by_kernels)
     return scores, diversity
 
@@ -63,9 +66,11 @@ def loss(
         features, runs, mask: as in `pool`.
         others: as in `host.loss`.
     """
-    _make_tables(runs, features.device)
     saves_gradient = features.requires_grad and torch.is_grad_enabled()
-    operator = _Loss.apply if are_plain(features) else _mc_loss
+    operator = _Loss.apply
+    if not are_plain(features, mask, targets, class_weights):
+        _make_tables(runs, features.device)
+        operator = _mc_loss
     total, discriminality, mean_diversity, scores, *_ = operator(
         features,
         runs,
@@ -90,6 +95,14 @@ def mask_of_keys(keys: Tensor, offsets: Tensor, dropped: Tensor, longest: int, d
     return mask
 
 
+@cache
+def _host() -> Any:
+    """The launches of the kernels; Triton is not imported before it is needed."""
+    from .kernels import host
+
+    return host
+
+
 def _make_tables(runs: Sequence[int], device: torch.device) -> None:
     """Make what the kernels read besides, before the operator: memory taken inside belongs to a CUDA graph."""
     tables_of(tuple(runs), device)
@@ -105,9 +118,7 @@ def _forward(
     by_kernels: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if by_kernels:
-        from .kernels import host  # Triton is not imported before it is needed
-
-        return host.forward(
+        results: tuple[Tensor, Tensor, Tensor, Tensor] = _host().forward(
             features,
             runs,
             mask,
@@ -115,6 +126,7 @@ def _forward(
             wants_diversity=wants_diversity,
             saves_statistics=saves_statistics,
         )
+        return results
     scores, diversity = eager.forward(features, runs, mask, wants_scores, wants_diversity)
     return scores, diversity, features.new_empty(0), scores.new_empty(0)
 
@@ -155,9 +167,7 @@ def _gradient(
     by_kernels: bool,
 ) -> Tensor:
     if by_kernels:
-        from .kernels import host
-
-        return host.backward(
+        grad: Tensor = _host().backward(
             features,
             runs,
             mask,
@@ -167,6 +177,7 @@ def _gradient(
             inverse_sums=inverse_sums,
             grad_loss=grad_loss,
         )
+        return grad
     return eager.backward(features, runs, mask, grad_scores, grad_diversity)
 
 
@@ -267,9 +278,7 @@ def _loss(
     divides_by_size: bool,
     saves_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    from .kernels import host
-
-    return host.loss(
+    results: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor] = _host().loss(
         features,
         runs,
         mask,
@@ -283,6 +292,7 @@ def _loss(
         divides_by_size=divides_by_size,
         saves_gradient=saves_gradient,
     )
+    return results
 
 
 _mc_loss = torch.library.custom_op("mcl_triton::mc_loss", _loss, mutates_args=())
@@ -320,8 +330,12 @@ def _(
 def _save_loss_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     features, ctx.runs, mask, targets, class_weights, *ctx.options, ctx.saves_gradient = inputs
     ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(*output[4:])
     ctx.save_for_backward(features, mask, targets, class_weights, *output[4:])
+
+
+def _set_up_loss(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.mark_non_differentiable(*output[4:])
+    _save_loss_for_backward(ctx, inputs, output)
 
 
 def _loss_backward(
@@ -335,8 +349,7 @@ def _loss_backward(
     features, mask, targets, class_weights, *saved = ctx.saved_tensors
     if not ctx.saves_gradient:  # under vmap nothing says that the features require a gradient
         saved = _mc_loss(features, ctx.runs, mask, targets, class_weights, *ctx.options, True)[4:]
-    dg, dh_of_classes, maxima, inverse_sums = saved
-    dh = dh_of_classes.expand_as(dg)
+    dg, dh, maxima, inverse_sums = saved
     *_, first, second, _ = ctx.options
     grads: tuple[Tensor | None, Tensor | None]
     if grad_discriminality is None and grad_mean_diversity is None and grad_scores is None:
@@ -348,32 +361,31 @@ def _loss_backward(
         of_div = 0.0 if grad_mean_diversity is None else grad_mean_diversity
         grads = (
             (of_loss + of_dis / first if first else of_dis) * dg + (0.0 if grad_scores is None else grad_scores),
-            (of_loss if second else 0.0) * dh + of_div / dg.numel(),
+            (of_loss if second else 0.0) * dh.expand_as(dg) + of_div / dg.numel(),
         )
         grad_loss = None
     grad = _gradient_of_features(features, ctx.runs, mask, *grads, maxima, inverse_sums, grad_loss, True)
     return torch.zeros_like(features) if grad is None else grad, *[None] * 11
 
 
-_mc_loss.register_autograd(_loss_backward, setup_context=_save_loss_for_backward)
+_mc_loss.register_autograd(_loss_backward, setup_context=_set_up_loss)
 
 
 class _Loss(torch.autograd.Function):
-    """`_mc_loss` by a shorter way, as `_ChannelPool`."""
+    """`_mc_loss` by a shorter way, as `_ChannelPool`; what backward needs is no output."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
         output = _loss(*inputs)
         _save_loss_for_backward(ctx, inputs, output)
-        return output
+        return output[:4]
 
     backward = staticmethod(_loss_backward)
 
 
 def _mask(keys: Tensor, offsets: Tensor, dropped: Tensor, longest: int, dtype: torch.dtype) -> Tensor:
-    from .kernels import host
-
-    return host.channel_mask(keys, offsets, dropped, longest, dtype)
+    mask: Tensor = _host().channel_mask(keys, offsets, dropped, longest, dtype)
+    return mask
 
 
 _mask_operator = torch.library.custom_op("mcl_triton::channel_mask", _mask, mutates_args=())

@@ -63,15 +63,18 @@ def values_are_readable() -> bool:
 
 def are_plain(*tensors: Tensor | None) -> bool:
     """Whether what is done to tensors is done at once: nothing traces, batches or replaces it."""
-    return values_are_readable() and all(
-        tensor is None
-        or (
-            type(tensor) in (Tensor, Parameter)
-            and not (tensor.is_meta or tensor.is_neg() or tensor._is_zerotensor())
-            and not torch._C._functorch.is_legacy_batchedtensor(tensor)  # by ``is_grads_batched``
-        )
-        for tensor in tensors
-    )
+    if not values_are_readable():
+        return False
+    for tensor in tensors:
+        if tensor is not None and (
+            type(tensor) not in (Tensor, Parameter)
+            or tensor.is_meta
+            or tensor.is_neg()
+            or tensor._is_zerotensor()
+            or torch._C._functorch.is_legacy_batchedtensor(tensor)  # by ``is_grads_batched``
+        ):
+            return False
+    return True
 
 
 def is_differentiated_by_functorch(tensor: Tensor) -> bool:

@@ -53,7 +53,11 @@ def forward(
     dtype = working_dtype(maps)
     shape = (batch, sum(runs[::2]))
     scores = maps.new_empty(shape if wants_scores else 0, dtype=dtype)
-    diversity = maps.new_empty(shape if wants_diversity else 0, dtype=dtype)
+    diversity = (
+        torch.empty_like(scores)
+        if wants_scores and wants_diversity
+        else maps.new_empty(shape if wants_diversity else 0, dtype=dtype)
+    )
     maxima = maps.new_empty((batch, channels) if saves_statistics else 0)
     inverse_sums = maps.new_empty(maxima.shape, dtype=dtype)
     launch, way = _prepare_forward(
@@ -99,7 +103,7 @@ def backward(
     Args:
         features, runs, mask: as in `forward`.
         grad_scores: dg, (B, C), of any strides.
-        grad_diversity: dh, likewise.
+        grad_diversity: dh, likewise, or (C,), the same for each sample.
         maxima, inverse_sums: from `forward`; None if it did not save them.
         grad_loss: a scalar in the dtype of dg that dg and dh are multiplied by.
 
@@ -201,8 +205,9 @@ def loss(
         finished=finished,
     )
     batch, num_classes = scores.shape
-    total, discriminality, mean_diversity = (scores.new_empty(()) for _ in range(3))
-    grad_scores = scores.new_empty(scores.shape if saves_gradient else 0)
+    total = scores.new_empty(())
+    discriminality, mean_diversity = torch.empty_like(total), torch.empty_like(total)
+    grad_scores = torch.empty_like(scores) if saves_gradient else scores.new_empty(0)
     grad_diversity = scores.new_empty(num_classes if saves_gradient else 0)
     launch = _prepare_head(
         batch,
@@ -301,7 +306,7 @@ def _prepare_backward(
     of_maps, of_grad = _strides(shape, strides), _strides(grad_shape, grad_strides)
     launch = choose(runs, _num_positions(shape), itemsize, of_maps, of_grad)
     dg_sample, dg_class = grad_scores_strides or (0, 0)
-    dh_sample, dh_class = grad_diversity_strides or (0, 0)
+    dh_sample, dh_class = (0, *(grad_diversity_strides or (0,)))[-2:]
     numbers = {
         **_aligned(launch, of_maps),
         **{f"grad_{name}": stride for name, stride in _aligned(launch, of_grad).items()},

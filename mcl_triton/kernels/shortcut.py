@@ -6,10 +6,11 @@ the numbers are part of what is kept, and of the tensors only dtypes and alignme
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
+from functools import reduce
+from operator import attrgetter, or_
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -28,6 +29,28 @@ _RELEASE = tuple(int(number) for number in triton.__version__.split(".")[:2])
 IS_KNOWN = (3, 5) <= _RELEASE <= (3, 9) and torch.version.hip is None
 
 
+_address_of = Tensor.data_ptr
+_dtype_of = attrgetter("dtype")
+
+
+class _Compiled(NamedTuple):
+    """A compiled kernel and its arguments.
+
+    Attributes:
+        run, function, metadata: Triton's launcher, the driver's handle of the kernel, and what the launcher asks for.
+        arguments: all of the kernel's, with gaps for tensors and floats.
+        tensors: place among the arguments, and among the tensors that a launch is given.
+        floats: place among the arguments, and name.
+    """
+
+    run: Callable[..., None]
+    function: Any
+    metadata: Any
+    arguments: list[Any]
+    tensors: list[tuple[int, int]]
+    floats: list[tuple[int, str]]
+
+
 class Prepared:
     """The launch of a kernel with all arguments but the tensors.
 
@@ -43,9 +66,8 @@ class Prepared:
         self.numbers = {
             name: number for name, number in numbers.items() if name in kernel.arg_names or name in _OPTIONS
         }
-        # By device, and dtype and alignment of each tensor: the compiled kernel, and all its arguments with gaps for
-        # the tensors' addresses.
-        self._compiled: dict[tuple[Any, ...], tuple[CompiledKernel, list[Any], list[tuple[int, str]]]] = {}
+        # By device and dtypes, and by alignments unless all tensors are aligned.
+        self._compiled: dict[tuple[Any, ...], _Compiled] = {}
 
     def __call__(self, device: torch.device, floats: Mapping[str, float] = _NO_FLOATS, /, **tensors: Tensor) -> None:
         """Launch on the current stream of a device, that of all tensors.
@@ -55,26 +77,29 @@ class Prepared:
             floats: arguments that may change from launch to launch; Triton compiles the same for all their values.
             tensors: arguments by name, in the same order every time. Those that the kernel does not take are left out.
         """
-        addresses = {name: tensor.data_ptr() for name, tensor in tensors.items()}
-        key = (
-            device,
-            *[tensor.dtype for tensor in tensors.values()],
-            *[address % _ALIGNMENT for address in addresses.values()],
-        )
-        with _entered(device):
-            found = self._compiled.get(key)
-            if found is None or not self._is_undisturbed():
-                self._launch_through_triton(key, {**tensors, **floats})
-                return
-            compiled, values, gaps = found
-            arguments = values.copy()
-            given = {**addresses, **floats} if floats else addresses
-            for place, name in gaps:
-                arguments[place] = given[name]
-            stream = driver.active.get_current_stream(driver.active.get_current_device())
-            compiled.run(
-                self.programs, 1, 1, stream, compiled.function, compiled.packed_metadata, None, None, None, *arguments
-            )
+        if device.type == "cuda" and device.index != torch.cuda.current_device():
+            with torch.cuda.device(device):
+                self._launch(device, floats, tensors)
+        else:
+            self._launch(device, floats, tensors)
+
+    def _launch(self, device: torch.device, floats: Mapping[str, float], tensors: dict[str, Tensor]) -> None:
+        addresses = [*map(_address_of, tensors.values())]
+        key = (device, *map(_dtype_of, tensors.values()))
+        if reduce(or_, addresses) % _ALIGNMENT:
+            key += tuple(address % _ALIGNMENT == 0 for address in addresses)
+        found = self._compiled.get(key)
+        if found is None or not self._is_undisturbed():
+            self._launch_through_triton(key, {**tensors, **floats})
+            return
+        arguments = found.arguments.copy()
+        for place, index in found.tensors:
+            arguments[place] = addresses[index]
+        for place, name in found.floats:
+            arguments[place] = floats[name]
+        stream = driver.active.get_current_stream(device.index)
+        # Without hooks, and without what only they ask for.
+        found.run(self.programs, 1, 1, stream, found.function, found.metadata, None, None, None, *arguments)
 
     def _launch_through_triton(self, key: tuple[Any, ...], given: dict[str, Tensor | float]) -> None:
         names = self.kernel.arg_names
@@ -82,8 +107,16 @@ class Prepared:
         compiled = self.kernel[(self.programs,)](**taken, **self.numbers)
         # None where the kernel is interpreted; something else while Triton compiles in the background.
         if IS_KNOWN and isinstance(compiled, CompiledKernel) and self._is_undisturbed():
-            gaps = [(place, name) for place, name in enumerate(names) if name in taken]
-            self._compiled[key] = compiled, [self.numbers.get(name) for name in names], gaps
+            order = list(given)
+            places = {name: place for place, name in enumerate(names) if name in taken}
+            self._compiled[key] = _Compiled(
+                compiled.run,
+                compiled.function,
+                compiled.packed_metadata,
+                [self.numbers.get(name) for name in names],
+                [(place, order.index(name)) for name, place in places.items() if isinstance(given[name], Tensor)],
+                [(place, name) for name, place in places.items() if not isinstance(given[name], Tensor)],
+            )
 
     def _is_undisturbed(self) -> bool:
         """Whether nothing asks to see each launch, or to have the kernel compiled in another way."""
@@ -96,10 +129,3 @@ class Prepared:
             or getattr(runtime, "add_stages_inspection_hook", None)  # since Triton 3.6, like the next
             or getattr(knobs.compilation, "instrumentation_mode", "")
         )
-
-
-def _entered(device: torch.device) -> Any:
-    """Kernels are launched on the current device, which need not be that of the features."""
-    if device.type != "cuda" or device.index == torch.cuda.current_device():
-        return nullcontext()
-    return torch.cuda.device(device)
