@@ -15,7 +15,7 @@ from typing import Any
 
 _SOURCE = r"""
 typedef unsigned long long address;
-static long launches = 0;
+static long launches = 0, functions = 0;
 long stub_launches(void) { return launches; }
 int cuInit(unsigned flags) { return 0; }
 int cuDriverGetVersion(int *version) { *version = 13000; return 0; }
@@ -31,7 +31,7 @@ int cuCtxGetLimit(unsigned long *value, int limit) { *value = 0; return 0; }
 int cuCtxSetLimit(int limit, unsigned long value) { return 0; }
 int cuModuleLoadData(void **module, const void *image) { *module = (void *)1; return 0; }
 int cuModuleUnload(void *module) { return 0; }
-int cuModuleGetFunction(void **function, void *module, const char *name) { *function = (void *)2; return 0; }
+int cuModuleGetFunction(void **function, void *module, const char *name) { *function = (void *)++functions; return 0; }
 /* Attribute 0 is how many threads a program may have. */
 int cuFuncGetAttribute(int *value, int attribute, void *function) { *value = attribute ? 0 : 1024; return 0; }
 int cuFuncSetAttribute(void *function, int attribute, int value) { return 0; }
