@@ -115,7 +115,8 @@ def count_launches() -> Iterator[list[Launch]]:
         run = unseen(grid_of(kernel, grid))  # the interpreter computes with tensors
 
         def call(**arguments: object) -> None:
-            mode.launches.append(Launch(kernel.fn.__name__))
+            tensors = {id(of): of for of in arguments.values() if isinstance(of, Tensor)}
+            mode.launches.append(Launch(kernel.fn.__name__, sum(map(_nbytes, tensors.values()))))
             if not any(isinstance(argument, Tensor) and argument.is_meta for argument in arguments.values()):
                 run(**arguments)
 
