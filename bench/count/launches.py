@@ -51,7 +51,8 @@ _SCATTERS = {torch.ops.aten.scatter.src, torch.ops.aten.scatter_.src}
 class Launch(NamedTuple):
     """One launch, the bytes that it reads and writes, and the instructions that its warps issue.
 
-    Bytes and instructions of our own kernels are 0 here: see `traffic` and `instructions`.
+    Bytes of our own kernels are those of their tensors, once each: see `traffic` for what pooling really moves.
+    Instructions of theirs are 0 here: see `instructions`.
     """
 
     name: str

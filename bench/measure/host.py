@@ -20,6 +20,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
+import mcl_triton.checks
 import mcl_triton.loss
 from mcl_triton import ChannelGroups, mc_loss
 from reference.training.environment import environment
@@ -76,24 +77,27 @@ def main(options: argparse.Namespace) -> int:
         print("This needs a C compiler, and a machine without an NVIDIA driver.")
         return 1
     torch.set_num_threads(1)
+    torch.cuda.is_available()  # before the driver seems to be there: PyTorch keeps its answer
     machine = environment()
     print(
         f"{machine['cpu']}; Python {machine['python']}, torch {machine['torch']}, triton {version('triton')}. "
         "No GPU took part: the driver does nothing."
     )
-    with tempfile.TemporaryDirectory() as folder, patch.object(mcl_triton.loss, "uses_kernels", _kernels_if_asked):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        patch.object(mcl_triton.loss, "uses_kernels", _kernels_if_asked),
+        patch.object(mcl_triton.checks, "values_are_readable", lambda: False),  # as on a GPU, no value is looked at
+    ):
         library = stub_driver.install(Path(folder))
         print(f"{'groups':10}{'loss':20}{'µs per step':>12}{'of plain':>10}{'launches':>10}")
         for kind, case in CASES.items():
             steps = steps_of(case)
             times = step_times(steps, options.turns, options.repeats)
-            of_plain = statistics.median(times["plain"])
             for name, of_rounds in times.items():
                 before = library.stub_launches()
                 steps[name]()
                 median, launches = statistics.median(of_rounds), library.stub_launches() - before
                 ratio = statistics.median(one / other for one, other in zip(of_rounds, times["plain"], strict=True))
-                assert of_plain > 0
                 print(f"{kind:10}{name:20}{median:12.1f}{ratio:10.2f}{launches or '':>10}")
     return 0
 
