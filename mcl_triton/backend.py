@@ -48,7 +48,7 @@ def uses_kernels(backend: str, device: torch.device) -> bool:
 
 def working_dtype(features: Tensor) -> torch.dtype:
     """The dtype of g and h, and of all computation: float64 for float64 features, float32 for all others."""
-    return torch.promote_types(features.dtype, torch.float32)
+    return torch.float64 if features.dtype == torch.float64 else torch.float32
 
 
 @constant_result  # torch.compile looks through the cache, and would trace the warning

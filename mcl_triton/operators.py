@@ -199,7 +199,10 @@ def _(
     return torch.empty_like(features)
 
 
-def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _save_for_backward(
+    ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...], takes_short_way: bool = False
+) -> None:
+    ctx.takes_short_way = takes_short_way
     features, ctx.runs, mask, *wanted, saves_statistics, ctx.by_kernels = inputs
     results, statistics = output[:2], output[2:]
     unwanted = [result for result, is_wanted in zip(results, wanted, strict=True) if not is_wanted]
@@ -213,7 +216,16 @@ def _backward(
 ) -> tuple[Tensor | None, None, None, None, None, None, None]:
     features, mask, maxima, inverse_sums = ctx.saved_tensors
     grad = _gradient_of_features(
-        features, ctx.runs, mask, grad_scores, grad_diversity, maxima, inverse_sums, None, ctx.by_kernels
+        features,
+        ctx.runs,
+        mask,
+        grad_scores,
+        grad_diversity,
+        maxima,
+        inverse_sums,
+        None,
+        ctx.by_kernels,
+        ctx.takes_short_way,
     )
     return grad, None, None, None, None, None, None
 
@@ -228,12 +240,13 @@ def _gradient_of_features(
     inverse_sums: Tensor | None,
     grad_loss: Tensor | None,
     by_kernels: bool,
+    takes_short_way: bool,
 ) -> Tensor | None:
-    """dF by `_gradient`, the shorter way where that is possible; None where no gradient arrives."""
+    """dF by `_gradient`, the shorter way if forward took it, too; None where no gradient arrives."""
     if grad_scores is None and grad_diversity is None:
         return None
     # A gradient that is to be differentiated is left to the operator, which says that it cannot be.
-    plain = are_plain(features, grad_scores, grad_diversity, grad_loss) and not torch.is_grad_enabled()
+    plain = takes_short_way and not torch.is_grad_enabled() and are_plain(grad_scores, grad_diversity, grad_loss)
     operator = _gradient if plain else _channel_pool_backward
     grad: Tensor = operator(
         features, runs, mask, grad_scores, grad_diversity, maxima, inverse_sums, grad_loss, by_kernels
@@ -258,7 +271,7 @@ class _ChannelPool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
         output = _forward(*inputs)
-        _save_for_backward(ctx, inputs, output)
+        _save_for_backward(ctx, inputs, output, takes_short_way=True)
         return output
 
     backward = staticmethod(_backward)
@@ -327,7 +340,10 @@ def _(
     )
 
 
-def _save_loss_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _save_loss_for_backward(
+    ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...], takes_short_way: bool = False
+) -> None:
+    ctx.takes_short_way = takes_short_way
     features, ctx.runs, mask, targets, class_weights, *ctx.options, ctx.saves_gradient = inputs
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(features, mask, targets, class_weights, *output[4:])
@@ -364,7 +380,9 @@ def _loss_backward(
             (of_loss if second else 0.0) * dh.expand_as(dg) + of_div / dg.numel(),
         )
         grad_loss = None
-    grad = _gradient_of_features(features, ctx.runs, mask, *grads, maxima, inverse_sums, grad_loss, True)
+    grad = _gradient_of_features(
+        features, ctx.runs, mask, *grads, maxima, inverse_sums, grad_loss, True, ctx.takes_short_way
+    )
     return torch.zeros_like(features) if grad is None else grad, *[None] * 11
 
 
@@ -377,7 +395,7 @@ class _Loss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
         output = _loss(*inputs)
-        _save_loss_for_backward(ctx, inputs, output)
+        _save_loss_for_backward(ctx, inputs, output, takes_short_way=True)
         return output[:4]
 
     backward = staticmethod(_loss_backward)

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from unittest.mock import patch
 
@@ -42,7 +43,16 @@ def ours_drawn(features: Tensor, targets: Tensor, mask: Tensor, groups: ChannelG
     return mc_loss(features, targets, groups, backend="triton").loss
 
 
-LOSSES: dict[str, Loss] = {"plain": plain, "official": official, "ours": ours, "ours, mask drawn": ours_drawn}
+def plain_drawn(features: Tensor, targets: Tensor, mask: Tensor, groups: ChannelGroups) -> Tensor:
+    """The plain formula with the mask drawn, as `sample_channel_mask` describes it."""
+    parts = [torch.rand(of).argsort(1).argsort(1) >= of[1] // 2 for of in groups.runs]
+    return plain(features, targets, torch.cat([part.flatten() for part in parts]), groups)
+
+
+LOSSES: dict[str, dict[str, Loss]] = {  # by how the mask comes; the first is what the others are compared with
+    "given": {"plain": plain, "official": official, "ours": ours},
+    "drawn": {"plain": plain_drawn, "ours": ours_drawn},
+}
 
 
 def step_times(steps: dict[str, Callable[[], object]], rounds: int, repeats: int) -> dict[str, list[float]]:
@@ -57,14 +67,14 @@ def step_times(steps: dict[str, Callable[[], object]], rounds: int, repeats: int
     return times
 
 
-def steps_of(case: Case) -> dict[str, Callable[[], object]]:
+def steps_of(case: Case, losses: dict[str, Loss]) -> dict[str, Callable[[], object]]:
     """Forward and backward of each loss, with the same features, targets and mask."""
     inputs = Inputs.of(case)
 
     def step(loss: Loss) -> Callable[[], object]:
         return lambda: inputs.step(loss)
 
-    steps = {name: step(loss) for name, loss in LOSSES.items()}
+    steps = {name: step(loss) for name, loss in losses.items()}
     for run in steps.values():  # compiles, and fills what is kept
         for _ in range(20):
             run()
@@ -89,16 +99,17 @@ def main(options: argparse.Namespace) -> int:
         patch.object(mcl_triton.checks, "values_are_readable", lambda: False),  # as on a GPU, no value is looked at
     ):
         library = stub_driver.install(Path(folder))
-        print(f"{'groups':10}{'loss':20}{'µs per step':>12}{'of plain':>10}{'launches':>10}")
-        for kind, case in CASES.items():
-            steps = steps_of(case)
+        print(f"{'groups':10}{'mask':8}{'loss':10}{'µs per step':>12}{'of plain':>10}{'Triton launches':>17}")
+        for (kind, case), (mask, losses) in product(CASES.items(), LOSSES.items()):
+            steps = steps_of(case, losses)
             times = step_times(steps, options.turns, options.repeats)
-            for name, of_rounds in times.items():
+            for name, of_turns in times.items():
                 before = library.stub_launches()
                 steps[name]()
-                median, launches = statistics.median(of_rounds), library.stub_launches() - before
-                ratio = statistics.median(one / other for one, other in zip(of_rounds, times["plain"], strict=True))
-                print(f"{kind:10}{name:20}{median:12.1f}{ratio:10.2f}{launches or '':>10}")
+                launches = library.stub_launches() - before
+                ratio = statistics.median(one / other for one, other in zip(of_turns, times["plain"], strict=True))
+                median = statistics.median(of_turns)
+                print(f"{kind:10}{mask:8}{name:10}{median:12.1f}{ratio:10.2f}{launches:17}")
     return 0
 
 
