@@ -80,23 +80,17 @@ def recipes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=positive, default=3, metavar="N", help="steps of each (default: 3)")
 
 
-def host(parser: argparse.ArgumentParser) -> None:
-    """The options of `bench host`."""
-    parser.add_argument("--turns", type=positive, default=30, help="measurements of each loss (default: 30)")
-    parser.add_argument("--repeats", type=positive, default=50, help="steps per measurement (default: 50)")
-
-
-def blocks(parser: argparse.ArgumentParser) -> None:
-    """The options of `bench blocks`."""
-    parser.add_argument("--threads", type=positive, nargs="+", default=[2], help="numbers of threads (default: 2)")
-    parser.add_argument("--turns", type=positive, default=8, help="measurements of each size (default: 8)")
-
-
 def gpu(parser: argparse.ArgumentParser) -> None:
     """The options of `bench gpu`."""
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the results")
     parser.add_argument("--minutes", type=float, default=9.0, help="time for this call (default: 9)")
     parser.add_argument("--stages", nargs="+", metavar="STAGE", help="only these (default: all)")
+
+
+def host(parser: argparse.ArgumentParser) -> None:
+    """The options of `bench host`."""
+    parser.add_argument("--turns", type=positive, default=30, help="measurements of each loss (default: 30)")
+    parser.add_argument("--repeats", type=positive, default=50, help="steps per measurement (default: 50)")
 
 
 COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = {
