@@ -1,11 +1,11 @@
-"""The paper, written out; run from a clone, not installed with `mcl_triton`.
+"""The paper, written out; run from a clone by ``python -m reference``, not installed with `mcl_triton`.
 
-What the tests compare with: `loss`, `official`.
-The two-stream network: `network`, `backbones`, `base_networks`.
-Its images: `datasets`, `transforms`, `batches`.
-What is trained, and how: `settings`, `recipes`, `build`.
-Training: `train`, `run`, `evaluate`, `checkpoint`, `logs`, `interrupt`, `distributed`.
-Where channels look: `overlap`, `localise`, `views`; drawn by `panels`, `views_figure`, `demo_figures`.
-Comparisons of several runs: `several`, `spread`, `environment`, and the ablation's plan, results, table and figure.
-Programs, ``python -m reference.NAME --help``: train, validate, predict, explain, overlap_curve, ablation, demo.
+formulas: the paper's and the official code's loss, the oracles of the tests.
+model: the two-stream network and its backbones.
+datasets: sources of labelled images and their transforms.
+training: settings, recipes, the loop, checkpoints, evaluation.
+channels: where the channels of a class look, in numbers.
+figures: the same in pictures.
+experiments: comparisons of several runs.
+commands: the options of every command.
 """

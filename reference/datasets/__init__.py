@@ -56,4 +56,5 @@ def load(
         raise ValueError(f"name must be one of {', '.join(DATASETS)}; got {name!r}.")
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}.")
-    return DATASETS[name].load(None if root is None else Path(root).expanduser(), split, transform, seed)
+    source = DATASETS[name]
+    return source.load(source.root("" if root is None else str(root)), split, transform, seed)

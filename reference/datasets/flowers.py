@@ -9,8 +9,6 @@ from __future__ import annotations
 from itertools import chain
 from pathlib import Path
 
-from torchvision.datasets import Flowers102
-
 from .images import Images, Transform
 from .labels import class_indices
 from .mat import read_mat
@@ -30,6 +28,8 @@ def read(root: Path, split: str, transform: Transform | None, seed: int) -> Imag
             f"{folder / 'setid.mat'} must have each of the {len(labels)} images of imagelabels.mat in one part; got "
             f"{found}. One of the files is broken or not the authors': download both again."
         )
+    from torchvision.datasets import Flowers102  # here, as it loads PyTorch
+
     # The authors' files have no names; torchvision lists those of their page.
     classes = Flowers102.classes
     targets = class_indices(labels, len(classes), folder / "imagelabels.mat")

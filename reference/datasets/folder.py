@@ -4,26 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torchvision.datasets import ImageFolder
-from torchvision.datasets.folder import is_image_file
-
 from .images import Images, Transform
 from .source import Source
 
 
-class _Visible(ImageFolder):
-    """Images in a folder for each class, without files and folders whose names begin with a dot."""
+def _contents(folder: Path) -> tuple[list[str], list[tuple[str, int]]]:
+    """The classes, and each image with its class index, without files and folders whose names begin with a dot."""
+    from torchvision.datasets.folder import find_classes, is_image_file, make_dataset  # here, as it loads PyTorch
 
-    def __init__(self, folder: Path) -> None:
-        def is_visible_image(path: str) -> bool:
-            is_hidden = any(part.startswith(".") for part in Path(path).relative_to(folder).parts)
-            return is_image_file(path) and not is_hidden
+    def is_visible_image(path: str) -> bool:
+        is_hidden = any(part.startswith(".") for part in Path(path).relative_to(folder).parts)
+        return is_image_file(path) and not is_hidden
 
-        super().__init__(folder, is_valid_file=is_visible_image)
-
-    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
-        classes = [name for name in super().find_classes(directory)[0] if not name.startswith(".")]
-        return classes, {name: number for number, name in enumerate(classes)}
+    classes = [name for name in find_classes(folder)[0] if not name.startswith(".")]
+    indices = {name: number for number, name in enumerate(classes)}
+    return classes, make_dataset(str(folder), indices, is_valid_file=is_visible_image)
 
 
 def read(root: Path, split: str, transform: Transform | None, seed: int) -> Images:
@@ -36,15 +31,15 @@ def read(root: Path, split: str, transform: Transform | None, seed: int) -> Imag
     for folder in folders.values():
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder} is missing.")
-    contents = {name: _Visible(folder) for name, folder in folders.items()}
-    in_train, in_test = (set(content.classes) for content in contents.values())
+    contents = {name: _contents(folder) for name, folder in folders.items()}
+    in_train, in_test = (set(classes) for classes, _ in contents.values())
     if unshared := sorted(in_train ^ in_test):
         raise ValueError(
             f"{folders['train']} and {folders['test']} must have the same classes; {len(unshared)} are only in one of "
             f"them, such as {unshared[0]!r}."
         )
-    content = contents[split]
-    return Images([Path(path) for path, _ in content.samples], content.targets, content.classes, transform)
+    classes, images = contents[split]
+    return Images([Path(path) for path, _ in images], [target for _, target in images], classes, transform)
 
 
 FOLDER = Source(

@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from torch.utils.data import Dataset
 
 Transform = Callable[[Any], Any]
 """What is done to an image before it is handed out."""
 
 
-class Labelled(Dataset[tuple[Any, int]]):
-    """Images with their class index: ``image, target = dataset[i]``.
+class Labelled:
+    """Images with their class index, ``image, target = dataset[i]``, as PyTorch's data loaders take them.
 
     Attributes:
         classes: the names of the classes.
@@ -25,6 +24,9 @@ class Labelled(Dataset[tuple[Any, int]]):
 
     classes: list[str]
     targets: list[int]
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        raise NotImplementedError
 
     def __len__(self) -> int:
         return len(self.targets)

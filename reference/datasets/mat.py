@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.io import loadmat
 
 
 def read_mat(path: Path, name: str) -> np.ndarray[Any, Any]:
@@ -15,6 +14,8 @@ def read_mat(path: Path, name: str) -> np.ndarray[Any, Any]:
     A cell, and a field of a struct, is itself an array, (1, 1) for a number and (1,) for a string; its ``item()`` is
     Python's own number or string.
     """
+    from scipy.io import loadmat  # here, as it takes a while and the command line reads this module
+
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing.")
     try:

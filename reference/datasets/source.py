@@ -45,10 +45,6 @@ class Source:
 
     def load(self, root: Path | None, split: str, transform: Transform | None, seed: int) -> Labelled:
         """Read the files and compare them with the published sizes."""
-        if root is None and not self.is_installed:
-            raise ValueError(
-                f"{self.title} needs --data, the folder that holds its files.\n{self._advice(Path('DIR'))}"
-            )
         try:
             dataset = self.read(root, split, transform, seed)
         except FileNotFoundError as error:
@@ -63,6 +59,13 @@ class Source:
                     f"the images into folders and load 'folder'.\n{self._advice(root)}"
                 )
         return dataset
+
+    def root(self, data: str) -> Path | None:
+        """The folder that ``--data`` names, None where pip installs the files; ValueError where it must name one."""
+        if not data and not self.is_installed:
+            advice = self._advice(Path("FOLDER"))
+            raise ValueError(f"{self.title} needs --data FOLDER, the folder that holds its files.\n{advice}")
+        return Path(data).expanduser() if data else None
 
     def _advice(self, root: Path) -> str:
         tree = indent(self.layout.strip("\n"), "    ")

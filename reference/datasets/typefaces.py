@@ -6,8 +6,6 @@ testing share no first four letters with words for training, so that the typefac
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -113,16 +111,12 @@ def describe_fonts() -> str:
     return "\n".join(lines)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Print the installed families; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m reference typefaces", description="List the installed families.")
-    parser.parse_args(arguments)
+def main(options: object) -> None:
+    """Print the installed families."""
     try:
         print(describe_fonts())
     except fontpkg.FamilyNotInstalled as error:
-        print(f"error: {error.slug} is not installed: {INSTALL}", file=sys.stderr)
-        return 1
-    return 0
+        raise FileNotFoundError(f"{error.slug} is not installed: {INSTALL}") from error
 
 
 def _installed_fonts() -> list[Font]:

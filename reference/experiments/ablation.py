@@ -6,24 +6,20 @@ command with all of them; to spread the runs over several GPUs, give each some s
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ..training.recipes import load_recipe, recipe_option
-from ..training.settings import SMALL, Settings, add_arguments, drop_from_text, from_arguments
-from ..training.trainer import DivergedError
+from ..commands import Ablation
+from ..model.names import SMALL
+from ..training.settings import Drop, Settings
 from . import experiment
 from .plan import Plan, Variant, require_distinct, vary
-from .results import read, write
+from .results import read
 from .table import table
 
-Drop = str | int | float
 Picks = Mapping[str, Mapping[str, Any]]
 """By the name of a variant, the settings that were picked for it."""
 
@@ -33,78 +29,19 @@ CHANNELS = (2, 3, 4, 6)
 CROSS_ENTROPY, WHOLE, AUXILIARY = "cross-entropy", "+ L_dis + L_div", "auxiliary classifier"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Train, print the table and draw the figure; returns the exit status."""
+def main(options: Ablation) -> None:
+    """Train, print the table and draw the figure."""
     started = time.perf_counter()
-    chooser = recipe_option()
-    chosen, _ = chooser.parse_known_args(arguments)
-    parser = argparse.ArgumentParser(
-        prog="python -m reference ablation",
-        description="Train by cross-entropy alone, with each component of the MC-Loss and with both, with and without "
-        "masks, and over drop and ξ, from the same seeds, beside controls; by default on typefaces.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,  # the recipe is looked for by its full name
-        parents=[chooser],
-    )
-    try:
-        recipe = load_recipe(chosen.recipe) if chosen.recipe else Settings()
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
-    add_arguments(parser, recipe, only=tuple(setting.name for setting in fields(Settings) if setting.name != "seed"))
-    experiment.add_arguments(parser, seeds=[0, 1, 2, 3, 4], folder="runs/ablation")
-    parser.add_argument(
-        "--over-drop",
-        type=drop_from_text,
-        nargs="*",
-        default=argparse.SUPPRESS,  # depends on ξ
-        metavar="DROP",
-        help=f"values to compare (default: of {_in_words(DROPS)} those that mask another number of channels)",
-    )
-    parser.add_argument(
-        "--over-channels-per-class",
-        type=int,
-        nargs="*",
-        default=argparse.SUPPRESS,  # likewise
-        metavar="ξ",
-        help=f"values to compare (default: {_in_words(CHANNELS)}, where ξ can be chosen)",
-    )
-    parser.add_argument(
-        "--picks", type=Path, metavar="FILE", help="settings of single variants, as reference search writes them"
-    )
-    parser.add_argument("--finished", action="store_true", help="train nothing: table and picture of what is finished")
-    parser.add_argument("--figures", type=Path, metavar="FOLDER", help="where the picture goes, if elsewhere")
-    parser.add_argument(
-        "--redraw",
-        type=Path,
-        metavar="FILE",
-        help="train nothing: table and picture of the results.json of another time",
-    )
-    options = parser.parse_args(arguments)
-    try:
-        if options.redraw:
-            results = read(options.redraw)
-        else:
-            plan = _plan(options, parser)
-            if options.finished:
-                plan = experiment.finished(plan, options.folder)
-            results = experiment.run(plan, options.folder, options.processes, options.device, options.workers)
-            write(options.folder / "results.json", results)
-        print(table(results))
-        picture = (options.figures or options.folder) / "ablation.png"
-        from .figure import draw_ablation  # here, so that the processes that train do not load matplotlib
+    results = read(options.redraw) if options.redraw else experiment.run_and_write(_plan(options), options)
+    print(table(results))
+    picture = (options.figures or options.folder) / "ablation.png"
+    from .figure import draw_ablation  # here, so that the processes that train do not load matplotlib
 
-        draw_ablation(results, picture)
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on.", file=sys.stderr)
-        return 130
-    except (ValueError, OSError, DivergedError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    draw_ablation(results, picture)
     print(f"\npicture: {picture}")
     if not options.redraw:
         print(f"numbers: {options.folder / 'results.json'}, {options.folder / 'results.csv'}")
         print(f"{len(results.rows)} runs; {time.perf_counter() - started:.0f} seconds in all")
-    return 0
 
 
 def ablation_plan(
@@ -225,20 +162,15 @@ def _require_parts(base: Settings, channels: Sequence[int], drops: Sequence[Drop
                 )
 
 
-def _plan(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Plan:
+def _plan(options: Ablation) -> Plan:
+    base, channels, drops = options.settings, options.over_channels_per_class, options.over_drop
+    if channels is None:
+        channels = CHANNELS if base.channels_per_class else ()
+    if drops is None:
+        drops = tuple(drops_for(base.channels_per_class))
+    picks = read_picks(options.picks) if options.picks else {}
     try:
-        base = from_arguments(options)
-        channels = getattr(options, "over_channels_per_class", CHANNELS if base.channels_per_class else ())
-        drops = getattr(options, "over_drop", drops_for(base.channels_per_class))
-        picks = read_picks(options.picks) if options.picks else {}
-        return ablation_plan(base, options.seeds, channels, drops, picks)
-    except (TypeError, ValueError, OSError) as error:
-        parser.error(str(error))
-
-
-def _in_words(values: Sequence[object]) -> str:
-    return ", ".join(map(str, values))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        plan = ablation_plan(base, options.seeds, channels, drops, picks)
+    except TypeError as error:
+        raise ValueError(f"{options.picks}: {error}") from error
+    return experiment.finished(plan, options.folder) if options.finished else plan

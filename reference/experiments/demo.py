@@ -2,61 +2,35 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 
+from ..commands import Demo
 from ..figures.style import CROSS_ENTROPY, MC_LOSS
 from ..training.build import load_test_data
 from ..training.checkpoint import load_network
 from ..training.run_folder import CHECKPOINT
-from ..training.settings import Settings, add_arguments, from_arguments
-from ..training.trainer import DivergedError
+from ..training.settings import Settings
 from . import experiment
 from .plan import Plan, run_name, vary
-from .results import write
 from .table import MEASURES, SECONDS, table
 
 PICTURED = 6
 """Classes of the picture."""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Train, compare and draw; returns the exit status."""
+def main(options: Demo) -> None:
+    """Train, compare and draw."""
     started = time.perf_counter()
-    parser = argparse.ArgumentParser(
-        prog="python -m reference demo",
-        description="Train on typefaces by cross-entropy, with and without MC-Loss, and compare.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add_arguments(parser, only=tuple(setting.name for setting in fields(Settings) if setting.name != "seed"))
-    experiment.add_arguments(parser, seeds=[0, 1, 2], folder="runs/demo")
-    parser.add_argument("--figures", type=Path, metavar="FOLDER", help="where the picture goes, if elsewhere")
-    options = parser.parse_args(arguments)
-    try:
-        plan = demo_plan(from_arguments(options), options.seeds)
-    except ValueError as error:
-        parser.error(str(error))
-    try:
-        results = experiment.run(plan, options.folder, options.processes, options.device, options.workers)
-        write(options.folder / "results.json", results)
-        print(table(results, MEASURES | SECONDS))
-        picture = (options.figures or options.folder) / "demo_channels.png"
-        draw(plan, options.folder, picture)
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on.", file=sys.stderr)
-        return 130
-    except (ValueError, OSError, DivergedError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    plan = demo_plan(options.settings, options.seeds)
+    print(table(experiment.run_and_write(plan, options), MEASURES | SECONDS))
+    picture = (options.figures or options.folder) / "demo_channels.png"
+    draw(plan, options.folder, picture)
     print(f"\npicture: {picture}")
     print(f"numbers: {options.folder / 'results.json'}, {options.folder / 'results.csv'}")
     print(f"runs:    {options.folder}/*/, each with its checkpoint and its metrics")
     print(f"{time.perf_counter() - started:.0f} seconds in all")
-    return 0
 
 
 def demo_plan(base: Settings, seeds: Sequence[int]) -> Plan:
@@ -81,7 +55,3 @@ def draw(plan: Plan, folder: Path, path: Path) -> None:
         for loss, settings in zip((CROSS_ENTROPY, MC_LOSS), plan.settings(), strict=False)
     }
     draw_own_channels(networks, test_set, [test_set.targets.index(label) for label in classes], path)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
 
+from ..commands import Ablation, Demo, Search
 from ..training.build import load_data
 from ..training.distributed import choose_device
 from ..training.environment import usable_cores
 from .parallel_runs import finished_rows, of_run, train_several
 from .plan import Plan, Variant, run_name
-from .results import Results
+from .results import Results, write
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, seeds: list[int], folder: str) -> None:
-    """The options that every experiment has, with defaults of its own."""
-    parser.add_argument(
-        "--seeds", type=int, nargs="+", default=seeds, metavar="SEED", help="each is a run of every variant"
-    )
-    parser.add_argument("--folder", type=Path, default=Path(folder), help="where everything goes")
-    parser.add_argument(
-        "--processes",
-        type=int,
-        help="runs at the same time; by default one, or on CPUs as many as there are cores for the threads of each",
-    )
-    parser.add_argument("--device", default="auto", help="such as cpu or cuda:1; auto is a GPU where there is one")
-    parser.add_argument("--workers", type=int, default=0, help="processes that read images ahead, for each run")
+def run_and_write(plan: Plan, options: Ablation | Demo | Search) -> Results:
+    """`run` by the options of a command, and write ``results.json`` and ``results.csv``."""
+    try:
+        results = run(plan, options.folder, options.processes, options.device, options.workers)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command resumes") from None
+    write(options.folder / "results.json", results)
+    return results
 
 
 def run(plan: Plan, folder: Path, processes: int | None = None, device: str = "auto", workers: int = 0) -> Results:

@@ -8,10 +8,10 @@ from collections.abc import Hashable, Mapping
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from threading import RLock
+from threading import RLock, Thread
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -112,6 +112,15 @@ def _prepare(epochs: SimpleQueue[int]) -> None:
     _epochs = epochs  # a queue reaches a process only when that starts
     tqdm.set_lock(RLock())  # its own is shared among processes, and would outlive one that ends by os._exit
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # Ctrl-C reaches every process; the first one reports it
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process when the first one was killed: its run could not be resumed while this one trains."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _train_one(settings: Settings, folder: Path, resume: bool, device: str, workers: int) -> list[Row]:

@@ -2,56 +2,34 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ..training.settings import Settings, add_arguments, from_arguments
-from ..training.trainer import DivergedError
+from ..commands import Search
+from ..training.settings import Settings
 from . import experiment
 from .plan import Plan, changes, vary
-from .results import ACCURACY, Results, write
+from .results import ACCURACY, Results
 from .table import table
 
 Grid = Mapping[str, Sequence[Mapping[str, Any]]]
 """By the name of a variant, the settings to try."""
 
-GRID = Path(__file__).parent / "typefaces_grid.json"
 
-
-def main(arguments: list[str] | None = None) -> int:
-    """Train, print the table and write the picks; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m reference search",
-        description="Train with all settings of a grid, variant by variant, and pick those of the "
-        "highest mean accuracy on the test images. They must not be those that results are reported on: typefaces "
-        "draw others for each seed.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add_arguments(parser, only=tuple(setting.name for setting in fields(Settings) if setting.name != "seed"))
-    experiment.add_arguments(parser, seeds=[100], folder="runs/search")
-    parser.add_argument("--grid", type=Path, default=GRID, metavar="FILE", help="settings to try, by variant")
-    options = parser.parse_args(arguments)
+def main(options: Search) -> None:
+    """Train, print the table and write the picks."""
     try:
-        plan = search_plan(from_arguments(options), options.seeds, read_grid(options.grid))
-        results = experiment.run(plan, options.folder, options.processes, options.device, options.workers)
-        write(options.folder / "results.json", results)
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on.", file=sys.stderr)
-        return 130
-    except (TypeError, ValueError, OSError, DivergedError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        plan = search_plan(options.settings, options.seeds, read_grid(options.grid))
+    except TypeError as error:
+        raise ValueError(f"{options.grid}: {error}") from error
+    results = experiment.run_and_write(plan, options)
     print(table(results))
     path = options.folder / "picks.json"
     path.write_text(json.dumps(picks(results), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"\npicks: {path}")
-    return 0
 
 
 def read_grid(path: Path) -> Grid:
@@ -88,7 +66,3 @@ def _describe(values: Mapping[str, Any]) -> str:
     return ", ".join(
         f"{name} {' '.join(map(str, value)) if isinstance(value, list) else value}" for name, value in values.items()
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

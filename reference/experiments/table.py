@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from statistics import fmean
 
 from ..datasets import DATASETS
-from ..training.settings import SMALL
+from ..model.names import SMALL
 from .plan import Plan, Variant
 from .results import ACCURACY, Results
 from .statistics import CONFIDENCE, deviations, interval, mean_and_deviation

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from torch.nn.functional import interpolate
 
 from ..channels.overlap import channel_overlap
 from ..channels.regions import ON_OBJECT, accuracy_without, object_positions, share_on_object
+from ..commands import Regions
 from ..datasets.typefaces import Typefaces
 from ..training.build import load_test_data
 from ..training.checkpoint import load_network
@@ -32,22 +31,9 @@ COLUMNS = {
 }
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Measure runs, and print a line for each group of them; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m reference regions",
-        description="Measure where the channels of a word's own class look, on the test words of runs on typefaces, "
-        f"and what accuracy is left where {PART:.0%} of the word is blanked.",
-    )
-    parser.add_argument("runs", type=Path, nargs="+", metavar="CHECKPOINT", help="of a run on typefaces, each seed's")
-    options = parser.parse_args(arguments)
-    try:
-        rows = [measure(path) for path in options.runs]
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(table(rows))
-    return 0
+def main(options: Regions) -> None:
+    """Measure runs, and print a line for each group of them."""
+    print(table([measure(path) for path in options.runs]))
 
 
 @torch.inference_mode()
@@ -100,7 +86,3 @@ def table(rows: Sequence[tuple[str, dict[str, float]]]) -> str:
 def _enlarged(positions: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     """Positions (B, H', W') as a mask of pixels, (B, H, W)."""
     return interpolate(positions[:, None].float(), (shape[1], shape[2]), mode="nearest")[:, 0]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..channels.class_views import class_index, views
+from ..commands import Explain
 from ..datasets import Transform
 from ..datasets.images import read_picture
 from ..model.network import MCNetwork
@@ -39,30 +38,10 @@ class Viewer:
     classes: Sequence[str]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Draw a figure for each image; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m reference explain",
-        description="Draw where the channels of a class look in each image: those of the true class and, where the "
-        "prediction is wrong, of the predicted one.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="a file")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="the network")
-    parser.add_argument("--compare", type=Path, metavar="CHECKPOINT", help="another network, drawn beside it")
-    parser.add_argument("--class", dest="true_class", metavar="NAME", help="the true class of the images")
-    parser.add_argument("--output", type=Path, default=Path("runs/explain"), metavar="FOLDER", help="for the figures")
-    parser.add_argument(
-        "--html", type=Path, metavar="FILE", help="also write one page to explore all images in a browser"
-    )
-    options = parser.parse_args(arguments)
-    try:
-        viewers = [load_viewer(path) for path in (options.checkpoint, options.compare) if path is not None]
-        explain(options.images, viewers, options.output, options.true_class, options.html)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+def main(options: Explain) -> None:
+    """Draw a figure for each image."""
+    viewers = [load_viewer(path) for path in (options.checkpoint, options.compare) if path is not None]
+    explain(options.images, viewers, options.output, options.true_class, options.html)
 
 
 def explain(
@@ -137,7 +116,3 @@ def load_viewer(path: Path) -> Viewer:
 
 def _some(classes: Sequence[str]) -> str:
     return f"{len(classes)} ({', '.join(classes[:3])}{', …' if len(classes) > 3 else ''})"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

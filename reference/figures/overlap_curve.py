@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 
+from ..commands import OverlapCurve
 from .pictures import save
 from .style import CROSS_ENTROPY, MC_LOSS, STYLES
 
@@ -36,23 +35,10 @@ class Overlap(NamedTuple):
     overlaps: Sequence[float]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Draw the runs in some folders; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m reference overlap-curve",
-        description="Draw how much the channels of a class overlap on the test images, epoch by epoch.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("runs", type=Path, nargs="+", metavar="FOLDER", help="of a run of reference train")
-    parser.add_argument("--output", type=Path, default=Path("runs/overlap.png"), metavar="FILE", help="the figure")
-    options = parser.parse_args(arguments)
-    try:
-        draw_overlap({folder: read_overlap(folder) for folder in options.runs}, options.output)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+def main(options: OverlapCurve) -> None:
+    """Draw the runs in some folders."""
+    draw_overlap({folder: read_overlap(folder) for folder in options.runs}, options.output)
     print(options.output)
-    return 0
 
 
 def read_overlap(folder: Path) -> Overlap:
@@ -111,7 +97,3 @@ def draw_overlap(runs: Mapping[Path, Overlap], path: Path) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", frameon=False)
     save(figure, path)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -15,8 +15,7 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 from torchvision.models.resnet import BasicBlock
 from torchvision.models.vgg import make_layers
 
-WIDENED_BACKBONES = ("resnet18", "vgg16_bn")
-"""What `widened_backbone` knows."""
+from .names import WIDENED_BACKBONES
 
 IMAGE_SHAPE = (3, 224, 224)
 """What the extractors are made for; some take nothing smaller."""

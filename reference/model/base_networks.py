@@ -16,9 +16,8 @@ from torch.nn.functional import normalize
 from mcl_triton import ChannelGroups, MCLoss
 
 from .backbones import IMAGE_SHAPE, count_channels, torchvision_backbone, widened_backbone
+from .names import B_CNN
 from .network import AuxiliaryClassifier, MCNetwork, classifier_head, global_max_pooling
-
-B_CNN = "bcnn"
 
 
 def base_network(

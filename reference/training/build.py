@@ -12,6 +12,7 @@ from mcl_triton import ChannelGroups, MCLoss
 from ..datasets import Labelled, Transform, load
 from ..datasets.transforms import IMAGE_CHANNELS, PIPELINES
 from ..model import base_networks
+from ..model.names import SMALL
 from ..model.network import (
     AuxiliaryClassifier,
     MCNetwork,
@@ -21,7 +22,7 @@ from ..model.network import (
     small_extractor,
 )
 from .batches import derived_seed
-from .settings import SMALL, Settings
+from .settings import Settings
 
 
 def load_data(settings: Settings) -> tuple[Labelled, Labelled]:

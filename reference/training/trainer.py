@@ -104,7 +104,7 @@ def train(
         if resume:
             run.load(folder / CHECKPOINT)
         elif writes and (folder / CHECKPOINT).exists():
-            raise ValueError(f"{folder} holds a run: resume it by --resume {folder}, or choose another --folder.")
+            raise ValueError(f"{folder} holds a run: resume it by `python -m reference resume {folder}`.")
         else:
             run.save(folder / CHECKPOINT)  # so that from the first step on there is something to resume
         with tqdm(

@@ -25,7 +25,7 @@ from test_documentation import PATHS, Page
 
 ROOT = Path(__file__).parents[2]
 
-AS_IT_IS = ("--help", "--list-recipes", "--resume", "--redraw")
+AS_IT_IS = ("--help", "resume", "--redraw")
 FONTS = f"--data {FOLDER} --seeds 0 --epochs 1 --batch-size 20 --processes 1"
 IMAGES = (
     "--dataset folder --transform from_scratch --pooling max --backbone resnet18 --backbone-weights= "

@@ -14,8 +14,8 @@ import pytest
 import torch
 from small_run import OPTIONS, SETTINGS, small_data, small_network, untrained_checkpoint, write_images
 
-from reference.figures import explain
-from reference.training import checkpoint, predict, train, validate
+from reference.__main__ import main
+from reference.training import checkpoint
 from reference.training.run_folder import locked, write_whole
 from reference.training.trainer import train as train_network
 
@@ -131,10 +131,10 @@ def test_optimizers_that_do_not_fit(change, trained, tmp_path):
 def test_every_command_answers_in_words(command, trained, tmp_path, capsys):
     path = str(changed(trained, "classes", None, tmp_path))
     run = {
-        "validate": lambda: validate.main([path]),
-        "predict": lambda: predict.main(["some.jpg", "--checkpoint", path]),
-        "explain": lambda: explain.main(["some.jpg", "--checkpoint", path]),
-        "resume": lambda: train.main(["--resume", str(tmp_path)]),
+        "validate": lambda: main(["validate", path]),
+        "predict": lambda: main(["predict", "some.jpg", "--checkpoint", path]),
+        "explain": lambda: main(["explain", "some.jpg", "--checkpoint", path]),
+        "resume": lambda: main(["resume", str(tmp_path)]),
     }
     assert run[command]() == 1
     assert "error: " + path + " must be a checkpoint of this version" in capsys.readouterr().err
@@ -178,7 +178,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path):
 def test_a_full_disk_ends_training_in_words(tmp_path, capsys):
     options = [*OPTIONS, "--data", str(write_images(tmp_path / "images")), "--folder", str(tmp_path / "run")]
     with largest_file(100_000):
-        assert train.main(options) == 1
+        assert main(["train", *options]) == 1
     assert f"error: {tmp_path / 'run' / 'checkpoint.pt'} cannot be written: File too large" in capsys.readouterr().err
 
 
@@ -224,6 +224,8 @@ def test_unfinished_files_of_killed_processes_are_removed(tmp_path):
 def test_a_new_run_does_not_overwrite_another(trained, tmp_path):
     path = changed(trained, "step", 8, tmp_path)
     before = path.read_bytes()
-    with pytest.raises(ValueError, match=f"{tmp_path} holds a run: resume it by --resume {tmp_path}"):
+    with pytest.raises(
+        ValueError, match=f"{tmp_path} holds a run: resume it by `python -m reference resume {tmp_path}`"
+    ):
         train_network(small_network(), *small_data(), SETTINGS, tmp_path, progress=False)
     assert path.read_bytes() == before

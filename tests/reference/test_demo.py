@@ -15,6 +15,7 @@ from small_run import without_seconds
 from torch import nn
 
 from mcl_triton import ChannelGroups
+from reference.__main__ import main
 from reference.experiments import demo
 from reference.experiments.plan import run_name
 from reference.experiments.results import read
@@ -38,7 +39,7 @@ def finished(tmp_path_factory):
     printed = StringIO()
     with redirect_stdout(printed):
         arguments = [*OPTIONS, "--seeds", "3", "8", "--folder", str(folder), "--figures", str(folder / "drawn")]
-        assert demo.main(arguments) == 0
+        assert main(["demo", *arguments]) == 0
     return folder, printed.getvalue()
 
 
@@ -126,7 +127,7 @@ def test_nothing_is_trained_twice_and_a_picture_that_cannot_be_written(finished,
         run_name(SETTINGS, settings) for settings in demo.demo_plan(SETTINGS, (3, 8)).settings()
     }
     figures = ["--figures", str(folder / "results.csv")]
-    assert demo.main([*OPTIONS, "--seeds", "3", "--folder", str(folder), *figures]) == 1
+    assert main(["demo", *OPTIONS, "--seeds", "3", "--folder", str(folder), *figures]) == 1
     assert f"File exists: '{folder / 'results.csv'}'" in capsys.readouterr().err
     assert checkpoints == {path: path.stat().st_mtime_ns for path in folder.glob("*/checkpoint.pt")}
 
@@ -140,7 +141,6 @@ def test_nothing_is_trained_twice_and_a_picture_that_cannot_be_written(finished,
     ],
 )
 def test_bad_options(arguments, message, tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        demo.main([*arguments.split(), "--folder", str(tmp_path)])
+    assert main(["demo", *arguments.split(), "--folder", str(tmp_path)]) in (1, 2)
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

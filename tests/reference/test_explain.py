@@ -13,6 +13,7 @@ from torch.nn.functional import avg_pool2d
 from torchvision.transforms import v2
 
 from mcl_triton import ChannelGroups
+from reference.__main__ import main
 from reference.channels.class_views import scaled_maps, views
 from reference.datasets.transforms import from_scratch
 from reference.figures import class_views_figure, explain
@@ -251,7 +252,7 @@ def checkpoints(tmp_path):
 def test_from_the_command_line(checkpoints, image, tmp_path, capsys):
     first, second = map(str, checkpoints)
     arguments = [str(image), "--checkpoint", first, "--compare", second, "--class", "bird 7", "--output", str(tmp_path)]
-    assert explain.main(arguments) == 0
+    assert main(["explain", *arguments]) == 0
     path, *lines = capsys.readouterr().out.splitlines()
     assert path == str(tmp_path / "kite-channels.png")
     assert Image.open(path).size[0] > 500
@@ -260,7 +261,7 @@ def test_from_the_command_line(checkpoints, image, tmp_path, capsys):
 
 
 def test_no_such_class(checkpoints, image, capsys):
-    assert explain.main([str(image), "--checkpoint", str(checkpoints[0]), "--class", "Bird 7"]) == 1
+    assert main(["explain", str(image), "--checkpoint", str(checkpoints[0]), "--class", "Bird 7"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: there is no class 'Bird 7' among the network's 10; the nearest are bird 7, ")
 
@@ -269,16 +270,16 @@ def test_an_image_that_cannot_be_read(checkpoints, tmp_path, capsys):
     path = tmp_path / "broken.jpg"
     path.write_bytes(b"no picture")
     arguments = ["--checkpoint", str(checkpoints[0]), "--output", str(tmp_path / "none")]
-    assert explain.main([str(path), *arguments]) == 1
+    assert main(["explain", str(path), *arguments]) == 1
     assert f"{path} cannot be read as an image" in capsys.readouterr().err
-    assert explain.main([str(tmp_path / "missing.jpg"), *arguments]) == 1
+    assert main(["explain", str(tmp_path / "missing.jpg"), *arguments]) == 1
     assert f"there is no image {tmp_path / 'missing.jpg'}" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
 
 
 def test_a_folder_that_cannot_be_made(checkpoints, image, tmp_path, capsys):
     (tmp_path / "file").touch()
-    assert explain.main([str(image), "--checkpoint", str(checkpoints[0]), "--output", str(tmp_path / "file")]) == 1
+    assert main(["explain", str(image), "--checkpoint", str(checkpoints[0]), "--output", str(tmp_path / "file")]) == 1
     assert f"File exists: '{tmp_path / 'file'}'" in capsys.readouterr().err
 
 

@@ -10,6 +10,7 @@ from overlap_by_sets import overlap_by_sets
 from PIL import Image
 
 from mcl_triton import ChannelGroups
+from reference.__main__ import main
 from reference.channels.overlap import channel_overlap
 from reference.figures import overlap_curve
 
@@ -139,7 +140,7 @@ def drawn_lines(monkeypatch, tmp_path):
         figures = []
         save = overlap_curve.save
         monkeypatch.setattr(overlap_curve, "save", lambda figure, path: (figures.append(figure), save(figure, path)))
-        assert overlap_curve.main([*folders, "--output", str(tmp_path / "curve.png")]) == 0
+        assert main(["overlap-curve", *folders, "--output", str(tmp_path / "curve.png")]) == 0
         (axis,) = figures[0].axes
         (legend,) = figures[0].legends
         assert [text.get_text() for text in legend.get_texts()] == [line.get_label() for line in axis.lines]
@@ -182,7 +183,7 @@ def test_only_runs_of_one_loss_are_told_apart_by_their_folders(tmp_path, drawn_l
 
 
 def test_a_run_without_overlap(tmp_path, capsys):
-    assert overlap_curve.main([str(tmp_path / "gone")]) == 1
+    assert main(["overlap-curve", str(tmp_path / "gone")]) == 1
     assert "there is no" in capsys.readouterr().err
     folder = tmp_path / "old"
     folder.mkdir()
@@ -192,5 +193,5 @@ def test_a_run_without_overlap(tmp_path, capsys):
         [0.5],
     ):
         (folder / "metrics.json").write_text(json.dumps(content))
-        assert overlap_curve.main([str(folder)]) == 1
+        assert main(["overlap-curve", str(folder)]) == 1
         assert "with the weights of its loss and test_overlap of each epoch" in capsys.readouterr().err

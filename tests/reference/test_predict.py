@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 from small_run import CLASSES, SETTINGS, untrained_checkpoint, write_images
 
-from reference.training import checkpoint, predict, validate
+from reference.__main__ import main
+from reference.training import checkpoint
 from reference.training.build import build_network, load_data, picture_transform
 from reference.training.evaluate import NOT_SUCCESS
 from reference.training.trainer import train
@@ -44,7 +45,7 @@ def test_a_network_comes_back_without_its_data(run):
 def test_predictions_of_a_photograph(run, capsys):
     folder, trained, _, _ = run
     paths, images = images_of(folder)
-    assert predict.main([*map(str, paths), "--checkpoint", str(folder / "checkpoint.pt")]) == 0
+    assert main(["predict", *map(str, paths), "--checkpoint", str(folder / "checkpoint.pt")]) == 0
     expected = []
     for path, image in zip(paths, images, strict=True):
         with torch.no_grad():
@@ -56,7 +57,7 @@ def test_predictions_of_a_photograph(run, capsys):
 
 def test_validation_prints_what_training_measured(run, capsys):
     folder, _, rows, _ = run
-    assert validate.main([str(folder / "checkpoint.pt"), "--device", "cpu", "--workers", "1"]) == 0
+    assert main(["validate", str(folder / "checkpoint.pt"), "--device", "cpu", "--workers", "1"]) == 0
     *lines, empty, note = capsys.readouterr().out.splitlines()
     assert (empty, note) == ("", NOT_SUCCESS)
     printed = dict(line.split() for line in lines)
@@ -76,13 +77,13 @@ def test_other_classes_than_those_trained_on(classes, message, tmp_path, capsys)
         path.mkdir(parents=True)
         Image.new("RGB", (60, 50)).save(path / "one.png")
     untrained_checkpoint(tmp_path / "other.pt", SETTINGS, classes)
-    assert validate.main([str(tmp_path / "other.pt"), "--data", str(tmp_path)]) == 1
+    assert main(["validate", str(tmp_path / "other.pt"), "--data", str(tmp_path)]) == 1
     assert message in capsys.readouterr().err
 
 
 def test_the_folder_of_a_run_is_no_checkpoint(run, capsys):
     folder, *_ = run
-    assert validate.main([str(folder)]) == 1
+    assert main(["validate", str(folder)]) == 1
     message = f"no checkpoint {folder}, a folder; give {folder / 'best.pt'} or {folder / 'checkpoint.pt'}.\n"
     assert message in capsys.readouterr().err
 
@@ -96,5 +97,5 @@ def test_what_is_no_image(run, tmp_path, capsys):
         ("none.jpg", "there is no image"),
         ("birds", "birds is a folder: give the files in it"),
     ):
-        assert predict.main([str(tmp_path / name), "--checkpoint", str(folder / "checkpoint.pt")]) == 1
+        assert main(["predict", str(tmp_path / name), "--checkpoint", str(folder / "checkpoint.pt")]) == 1
         assert message in capsys.readouterr().err

@@ -7,9 +7,10 @@ import torch
 from few_fonts import FOLDER
 
 from mcl_triton import ChannelGroups
+from reference.__main__ import main
 from reference.channels.regions import accuracy_without, blanked, object_positions, share_on_object
 from reference.experiments import word_regions
-from reference.training import train
+from reference.training.build import build_network, load_data
 from reference.training.settings import Settings
 from reference.training.trainer import train as train_network
 
@@ -81,20 +82,20 @@ def test_the_command_measures_runs_on_typefaces(tmp_path, capsys):
     paths = []
     for weights in ((0, 0), (5, 10)):
         settings = Settings(data=FOLDER, epochs=1, batch_size=20, channels_per_class=2, weights=weights)
-        train_set, test_set = train.load_data(settings)
+        train_set, test_set = load_data(settings)
         folder = tmp_path / str(weights[0])
-        rows = train_network(train.build_network(settings, 2), train_set, test_set, settings, folder, progress=False)
+        rows = train_network(build_network(settings, 2), train_set, test_set, settings, folder, progress=False)
         paths.append(str(folder / "checkpoint.pt"))
         _, measures = word_regions.measure(folder / "checkpoint.pt")
         assert measures["whole"] == pytest.approx(rows[-1]["test_accuracy"])
         assert measures["overlap"] == pytest.approx(rows[-1]["test_overlap"], abs=1e-6)
         assert 0.2 < measures["chance"] < 0.6
         assert 0 <= measures["border"] <= 1 - measures["share"] + 1e-6
-    assert word_regions.main(paths) == 0
+    assert main(["regions", *paths]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines[1:]] == ["cross-entropy", "cross-entropy + MC-Loss"]
 
 
 def test_runs_on_other_data_are_refused(tmp_path, capsys):
-    assert word_regions.main([str(tmp_path / "checkpoint.pt")]) == 1
+    assert main(["regions", str(tmp_path / "checkpoint.pt")]) == 1
     assert "error: there is no checkpoint" in capsys.readouterr().err

@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-import re
 import signal
 import sys
 from dataclasses import replace
@@ -15,16 +14,14 @@ from unittest.mock import Mock, call
 import pytest
 import torch
 from overlap_by_sets import overlap_by_sets
-from small_run import OPTIONS, SETTINGS, small_data, small_network, without_seconds, write_images
+from small_run import SETTINGS, small_data, small_network, without_seconds
 from torch.utils.data import Dataset
 
 from reference.formulas import paper as oracle
-from reference.training import checkpoint, train
+from reference.training import checkpoint
 from reference.training.batches import batches
-from reference.training.distributed import choose_device
 from reference.training.evaluate import evaluate
 from reference.training.logs import tensorboard
-from reference.training.settings import Settings, drop_from_text
 from reference.training.trainer import DivergedError, Run, learning_rate_factor
 from reference.training.trainer import train as train_network
 
@@ -443,199 +440,9 @@ def test_a_batch_larger_than_the_data(tmp_path):
         train_network(small_network(settings), *small_data(), settings, tmp_path, progress=False)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("channels_per_class", 0),
-        ("weights", (-1, 3)),
-        ("weights", (1, float("nan"))),
-        ("epochs", 0),
-        ("batch_size", 1),
-        ("learning_rate", 0.0),
-        ("momentum", 1.0),
-        ("weight_decay", -0.1),
-        ("milestones", (5, 3)),
-        ("threads", -1),
-        ("dataset", "birds"),
-        ("backbone_weights", "DEFAULT"),  # for the small network
-        ("transform", "none"),
-        ("convention", "mine"),
-        ("mixed_precision", "float16"),
-        ("drop", "third"),
-        ("drop", -1),
-        ("drop", 1.0),
-        ("accumulation", 3),  # of 10 images
-        ("accumulation", 10),
-        ("backbone_factor", -0.1),
-        ("seed", -1),
-    ],
-)
-def test_settings_out_of_range(name, value):
-    with pytest.raises(ValueError, match=f"^{name} must be .*; got "):
-        replace(SETTINGS, **{name: value})
-
-
-@pytest.mark.parametrize(
-    ("backbone", "weights"), [("resnet50", ""), ("bcnn", ""), ("resnet18", "DEFAULT"), ("vgg16_bn", "weights.pt")]
-)
-def test_only_two_networks_from_scratch_can_be_widened(backbone, weights):
-    others = {
-        **{"dataset": "cub", "transform": "from_scratch", "backbone": backbone},
-        **{"backbone_weights": weights, "pooling": "max"},
-    }
-    with pytest.raises(ValueError, match=f"must be 0, which divides the channels of {backbone} .*; got 3"):
-        Settings(**others, channels_per_class=3)
-    Settings(**others, channels_per_class=0)
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "expected"),
-    [
-        ("epochs", "3", "a whole number"),
-        ("epochs", 3.0, "a whole number"),
-        ("epochs", True, "a whole number"),
-        ("learning_rate", "0.1", "a number"),
-        ("weights", 3, "a list of numbers"),
-        ("weights", ["1", 2], "a number"),
-        ("milestones", [1.5], "a whole number"),
-        ("channels_last", 1, "true or false"),
-        ("backbone", 50, "a text"),
-        ("drop", [1, 2], "a text"),
-    ],
-)
-def test_settings_of_another_type(name, value, expected):
-    with pytest.raises(TypeError, match=f"^{name} must be {expected}; got "):
-        Settings(**{name: value})
-
-
-def test_numbers_are_kept_in_one_type():
-    settings = Settings(learning_rate=1, weights=[1, 2], milestones=[3])
-    assert repr((settings.learning_rate, settings.weights, settings.milestones)) == "(1.0, (1.0, 2.0), (3,))"
-
-
-@pytest.mark.parametrize(("text", "drop"), [("half", "half"), ("2", 2), ("0.4", 0.4)])
-def test_drop_on_the_command_line(text, drop):
-    assert repr(drop_from_text(text)) == repr(drop)
-    assert small_network(replace(SETTINGS, channels_per_class=5, drop=drop)).loss.drop == drop
-
-
-def test_the_convention_is_that_of_the_loss():
-    loss = small_network(replace(SETTINGS, convention="paper", weights=(0.005, 10))).loss
-    assert (loss.convention, loss.weights) == ("paper", (0.005, 10))
-
-
-# The command line
-
-
 def test_tensorboard_gets_every_measure(monkeypatch, tmp_path):
     writer = Mock()
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=writer))
     tensorboard(tmp_path)(dict.fromkeys(COLUMNS, 0.5) | {"epoch": 3})
     writer.assert_called_once_with(str(tmp_path / "tensorboard"))
     assert writer.return_value.add_scalar.call_args_list == [call(name, 0.5, 3) for name in COLUMNS[1:]]
-
-
-def test_tensorboard_that_is_not_installed(monkeypatch, tmp_path, capsys):
-    folder = tmp_path / "run"
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    assert (
-        train.main(
-            [*OPTIONS, "--tensorboard", "--data", str(write_images(tmp_path / "images")), "--folder", str(folder)]
-        )
-        == 1
-    )
-    assert "pip install tensorboard" in capsys.readouterr().err
-    assert not folder.exists()
-
-
-def test_no_such_device(tmp_path, capsys):
-    assert train.main(["--device", "gpu", "--folder", str(tmp_path)]) == 1
-    assert "device must be auto or one of this machine, such as cpu or cuda:0; got 'gpu'" in capsys.readouterr().err
-    with pytest.raises(ValueError, match=r"device must be auto or one of this machine, .*; got 'meta'"):
-        choose_device("meta")  # it computes nothing
-
-
-def test_fewer_devices_than_processes(tmp_path, capsys, monkeypatch):
-    devices = torch.accelerator.device_count()
-    monkeypatch.setenv("LOCAL_RANK", str(devices))
-    assert train.main(["--device", "cuda", "--folder", str(tmp_path)]) == 1
-    message = f"got 'cuda', for process {devices} of those that torchrun started here. Accelerators here: {devices}."
-    assert message in capsys.readouterr().err
-
-
-def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):
-    train_set, test_set = small_data()
-    interrupted = Interrupted(train_set, 45, press_ctrl_c)
-    monkeypatch.setattr(train, "load_data", lambda _: (interrupted, test_set))
-    folder = tmp_path / "run"
-    options = [*OPTIONS, "--batch-size", "10", "--weights", "1", "2"]
-    assert train.main([*options, "--folder", str(folder)]) == 130
-    assert f"python -m reference train --resume {folder}" in capsys.readouterr().err
-
-    assert train.main(["--resume", str(folder)]) == 0
-    assert str(folder) in capsys.readouterr().out
-    content = json.loads((folder / "metrics.json").read_text())
-    assert content["settings"]["weights"] == [1.0, 2.0]
-    assert [row["step"] for row in content["epochs"]] == [4, 8]
-
-    with pytest.raises(SystemExit):
-        train.main([*options, "--folder", str(folder)])
-    assert f"holds a run: go on with it by --resume {folder}" in capsys.readouterr().err
-
-
-def test_ctrl_c_before_there_is_a_checkpoint(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train, "load_data", lambda _: raise_keyboard_interrupt())
-    assert train.main(["--folder", str(tmp_path)]) == 130
-    assert capsys.readouterr().err == "\nstopped\n"
-
-
-@pytest.mark.parametrize(
-    "option",
-    [["--epochs", "9"], ["--epochs", "40"], ["--weights", "0", "0"], ["--batch-size", "9"], ["--folder", "elsewhere"]],
-    ids=str,
-)
-def test_resuming_takes_no_other_option(option, tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        train.main(["--resume", str(tmp_path), *option])
-    assert f"it cannot take {option[0]} as well" in capsys.readouterr().err
-
-
-def test_options_cannot_be_shortened(capsys):
-    """A shortened --recipe would be overlooked, and typefaces trained on in its place."""
-    with pytest.raises(SystemExit):
-        train.main(["--recip", "cub-resnet18"])
-    assert "unrecognized arguments: --recip" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("option", ["--resume", "--folder"])
-def test_a_file_for_a_folder(option, tmp_path, capsys):
-    (tmp_path / "checkpoint.pt").touch()
-    with pytest.raises(SystemExit):
-        train.main([option, str(tmp_path / "checkpoint.pt")])
-    assert f"{option} must be a folder; got the file {tmp_path / 'checkpoint.pt'}." in capsys.readouterr().err
-
-
-def test_a_folder_that_cannot_be_made(tmp_path, capsys):
-    (tmp_path / "file").touch()
-    assert (
-        train.main([*OPTIONS, "--data", str(write_images(tmp_path)), "--folder", str(tmp_path / "file" / "run")]) == 1
-    )
-    assert re.search(r"error: .*Not a directory: '.*file.run'", capsys.readouterr().err)
-
-
-def test_nothing_to_resume(tmp_path, capsys):
-    assert train.main(["--resume", str(tmp_path)]) == 1
-    assert f"no checkpoint {tmp_path}" in capsys.readouterr().err
-
-
-def test_a_setting_out_of_range_on_the_command_line(tmp_path, capsys):
-    assert train.main(["--epochs", "0", "--folder", str(tmp_path)]) == 1
-    assert "epochs must be at least 1; got 0" in capsys.readouterr().err
-
-
-def test_help_names_every_setting_and_its_default(capsys):
-    with pytest.raises(SystemExit):
-        train.main(["--help"])
-    text = " ".join(capsys.readouterr().out.split())
-    for name, value in vars(Settings()).items():
-        assert re.search(rf"--{name.replace('_', '-')}[ ,][^(]*\(default: {re.escape(str(value))}\)", text), name

@@ -245,7 +245,7 @@ def test_torchrun_and_ctrl_c(tmp_path):
     finally:
         process.terminate()
         guard.cancel()
-    assert f"go on by: python -m reference train --resume {folder}" in text
+    assert f"stopped; resume it by `python -m reference resume {folder}`" in text
     saved = torch.load(folder / "checkpoint.pt")
     assert saved["step"] >= 2
     assert 0 <= saved["step"] - 2 * len(saved["rows"]) <= 2  # two steps an epoch, the last one perhaps not validated

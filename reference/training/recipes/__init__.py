@@ -1,4 +1,4 @@
-"""The published ways of training, as files: ``python -m reference train --list-recipes``.
+"""The published ways of training, as files: ``python -m reference recipes``.
 
 A file here is a way of training one network. With a data set's name before it, it is a recipe: ``cub-resnet50`` is
 ``resnet50.toml`` on "cub". Keys are the names of `Settings`, and two more: ``extends``, a recipe or a file whose values
@@ -7,7 +7,6 @@ hold where a file gives none of its own, and ``description``, one line.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import fields
 from difflib import get_close_matches
@@ -50,16 +49,9 @@ def load_recipe(recipe: str | Path) -> Settings:
         raise ValueError(f"{recipe}: {error}") from error
 
 
-def recipe_option() -> argparse.ArgumentParser:
-    """A parser of ``--recipe`` alone, read before all others: the recipe's values are their defaults."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument(
-        "--recipe",
-        metavar="NAME",
-        help="start from a published way of training, or a TOML file, rather than from the defaults; other options "
-        "override its values",
-    )
-    return parser
+def main(options: object) -> None:
+    """Print the recipes."""
+    print(describe_recipes())
 
 
 def describe_recipes() -> str:
