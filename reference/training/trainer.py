@@ -46,7 +46,7 @@ _WORSE_THAN_GUESSING = 10
 """Times ln C, the cross-entropy of guessing: a test cross-entropy above that is reported."""
 
 
-class DivergedError(ArithmeticError):
+class DivergedError(FloatingPointError):
     """The loss is infinite or NaN, or so are all scaled gradients."""
 
 
