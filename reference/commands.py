@@ -186,8 +186,8 @@ class Demo:
 
 @dataclass(frozen=True)
 class Regions:
-    """Measure where the channels of a word's own class look, on the test words of runs on typefaces, and what accuracy is
-    left where a quarter of the word is blanked."""
+    """Measure where the channels of a word's own class look, on the test words of runs on typefaces, and the accuracy
+    that is left where a quarter of the word is blanked."""
 
     runs: Positional[tuple[Path, ...]]
     """checkpoints of runs on typefaces, of each seed"""
