@@ -22,6 +22,9 @@ FILES = {  # by part; those that prove most come first
     "as a device runs the kernels": ("tests/package/test_device.py",),
     "kernels": (
         "tests/package/test_kernels.py",
+        "tests/package/test_head.py",
+        "tests/package/test_infinite_gradients.py",
+        "tests/package/test_large_maps.py",
         "tests/package/test_kept_tables.py",
         "tests/package/test_short_way.py",
         "tests/reference/test_training_tools.py",
