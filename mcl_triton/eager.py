@@ -126,6 +126,39 @@ def backward(
     return grad if grad_maps.data_ptr() == grad.data_ptr() else grad.copy_(grad_maps.view(grad.shape))
 
 
+def formula(
+    features: Tensor, runs: Sequence[int], mask: Tensor | None, wants_scores: bool, wants_diversity: bool
+) -> tuple[Tensor, Tensor]:
+    """`forward` in the plainest operators, which autograd differentiates and `torch.compile` fuses."""
+    x = _LayoutOfGradient.apply(features).flatten(2).to(working_dtype(features))
+    attended = x if mask is None else x * mask.unsqueeze(-1)  # CWA: M·F
+    attention = x.softmax(2)
+    scores, diversity, first = [], [], 0
+    for count, size in zip(runs[::2], runs[1::2], strict=True):
+        own = slice(first, first + count * size)
+        first += count * size
+        if wants_scores:
+            scores.append(torch.unflatten(attended[:, own], 1, (count, size)).max(2).values.mean(2))  # CCMP, GAP
+        if wants_diversity:
+            diversity.append(torch.unflatten(attention[:, own], 1, (count, size)).max(2).values.sum(2))  # CCMP, sum
+    g, h = (torch.cat(parts, 1) if parts else x.new_empty(0) for parts in (scores, diversity))
+    return g, h
+
+
+class _LayoutOfGradient(torch.autograd.Function):
+    """The identity, with a gradient in the memory layout of the features, as `backward` returns it."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor) -> Tensor:
+        is_last = features.dim() == 4 and features.is_contiguous(memory_format=torch.channels_last)
+        ctx.layout = torch.channels_last if is_last else torch.contiguous_format
+        return features.view_as(features)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad.contiguous(memory_format=ctx.layout)
+
+
 def _maxima(groups: Tensor) -> tuple[Tensor, Tensor]:
     """The maximum over the channels of [b, n, ξ, P] groups, and which of the n·ξ channels it is, each [b, n, 1, P].
 

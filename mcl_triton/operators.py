@@ -15,7 +15,7 @@ from torch import Tensor
 from . import eager
 from .backend import working_dtype
 from .kernels.tables import tables_of
-from .tracing import are_plain
+from .tracing import are_plain, is_in_functorch
 
 
 def pool(
@@ -36,6 +36,9 @@ def pool(
         wants_scores, wants_diversity: which of the two.
         by_kernels: whether the kernels compute, or plain PyTorch.
     """
+    is_fused = torch.compiler.is_compiling() and features.device.type == "cpu" and not by_kernels
+    if is_fused and not is_in_functorch():
+        return eager.formula(features, runs, mask, wants_scores, wants_diversity)
     saves_statistics = by_kernels and wants_diversity and features.requires_grad and torch.is_grad_enabled()
     operator = _ChannelPool.apply
     if not are_plain(features, mask):

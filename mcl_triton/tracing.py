@@ -56,6 +56,12 @@ def is_under_functorch() -> bool:
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
+@constant_result
+def is_in_functorch() -> bool:
+    """Whether a transform of `torch.func` is active, also while `torch.compile` traces it."""
+    return torch._C._are_functorch_transforms_active()
+
+
 def values_are_readable() -> bool:
     """Whether tensors hold numbers now: not under `torch.compile` or `vmap`, nor among fake tensors."""
     return not torch.compiler.is_compiling() and not is_transformed()
