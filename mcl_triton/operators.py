@@ -372,7 +372,8 @@ def _loss_backward(
     *_, first, second, _ = ctx.options
     grads: tuple[Tensor | None, Tensor | None]
     if grad_discriminality is None and grad_mean_diversity is None and grad_scores is None:
-        grads = dg if first else None, dh if second else None  # for grad_loss = 1; the kernel multiplies by it
+        # Those for grad_loss = 1; the kernel multiplies by it.
+        grads = (dg if first else None, dh if second else None) if grad_loss is not None else (None, None)
     else:
         # A gradient arrives at a component or at the scores: rare, and left to PyTorch.
         of_loss = 0.0 if grad_loss is None else grad_loss

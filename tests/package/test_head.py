@@ -224,15 +224,14 @@ def test_losses_of_a_batch_of_gradients():
 
 
 def test_gradcheck():
-    features = make_features("signed", (3, 20, 2, 3), torch.float64).to(DEVICE).requires_grad_()
-    targets = torch.tensor([0, 6, 3], device=DEVICE)
+    """Also that no gradient comes of none."""
+    features = make_features("signed", (2, 3, 2, 2), torch.float64).to(DEVICE).requires_grad_()
+    targets, groups = torch.tensor([1, 0], device=DEVICE), ChannelGroups([2, 1])
 
     def outputs(features):
-        return mc_loss(
-            features, targets, ChannelGroups(INTERLEAVED), drop=0, backend="triton", label_smoothing=0.1, weights=(1, 2)
-        )
+        return tuple(mc_loss(features, targets, groups, drop=0, backend="triton", label_smoothing=0.1, weights=(1, 2)))
 
-    torch.autograd.gradcheck(lambda features: tuple(outputs(features)), features)
+    torch.autograd.gradcheck(outputs, features)
 
 
 def test_second_derivatives_raise():
@@ -248,10 +247,6 @@ def test_second_derivatives_raise():
 WITHOUT_HEAD = {
     "probabilities": lambda targets: (torch.rand(4, 7, generator=torch.Generator().manual_seed(1)).softmax(1), {}),
     "a criterion": lambda targets: (one_hot(targets, 7).double(), {"criterion": binary_cross_entropy_with_logits}),
-    "learned class weights": lambda targets: (
-        targets,
-        {"class_weights": CLASS_WEIGHTS.clone().requires_grad_(), "label_smoothing": 0.1},
-    ),
 }
 
 
@@ -266,14 +261,19 @@ def test_what_is_left_to_pytorch(make):
     assert [launch.name for launch in launches if "kernel" in launch.name] == ["forward_kernel"]
     scores, diversity = oracle.channel_pool(exact, INTERLEAVED)
     criterion = options.pop("criterion", cross_entropy)
-    if "class_weights" in options:
-        options["weight"] = options.pop("class_weights")
     expected = 1.5 * criterion(scores, targets.double() if targets.is_floating_point() else targets, **options)
     expected = expected + 20 * (1 - (diversity / torch.tensor(INTERLEAVED)).mean())
     torch.testing.assert_close(output.loss.cpu(), expected)
     torch.testing.assert_close(
         torch.autograd.grad(output.loss, features)[0].cpu(), torch.autograd.grad(expected, exact)[0]
     )
+
+
+def test_class_weights_that_require_a_gradient_raise_as_in_pytorch():
+    features, targets = torch.rand(2, 20, 2, 2, device=DEVICE), torch.tensor([0, 6], device=DEVICE)
+    class_weights = CLASS_WEIGHTS.float().to(DEVICE).requires_grad_()
+    with pytest.raises(RuntimeError, match="not differentiable with respect to argument 'weight'"):
+        mc_loss(features, targets, ChannelGroups(INTERLEAVED), class_weights=class_weights, backend="triton")
 
 
 def test_under_vmap_the_results_are_those_of_pytorch():
