@@ -114,7 +114,14 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             draw(Path("DIR", split, f"bird {number % 4}", f"{number}.jpg"), number)
     draw(Path("bird.jpg"), 0)
     Path("docs", "figures").mkdir(parents=True)
-    for path in ("docs/ablations.json", "docs/gpu.md", "docs/performance.md", "README.md", ".pre-commit-config.yaml"):
+    for path in (
+        "docs/ablations.json",
+        "docs/ablation_picks.json",
+        "docs/gpu.md",
+        "docs/performance.md",
+        "README.md",
+        ".pre-commit-config.yaml",
+    ):
         shutil.copy(ROOT / path, path)
     shutil.copytree(ROOT / "bench" / "results", "bench/results")
 
