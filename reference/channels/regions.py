@@ -46,6 +46,29 @@ def share_on_object(features: Tensor, groups: ChannelGroups, classes: Tensor, in
     return share.where(own.amax(dim=2) > own.amin(dim=2), torch.nan)
 
 
+def border_channels(features: Tensor, groups: ChannelGroups, classes: Tensor, empty: Tensor) -> tuple[float, float]:
+    """The part of the channels that are brightest at the border, and how much of that an empty image shows as well.
+
+    Args:
+        features: of images of every class, (B, N, H', W').
+        groups: of one size.
+        classes: of the images, (B,).
+        empty: the features of an image without an object, (N, H', W').
+
+    Returns:
+        The part of all N channels whose mean map over the images of their own class is largest at an outermost
+        position; and the mean activation of these channels at the outermost positions on the empty image, divided by
+        that on the images of their own class. NaN where there are none.
+    """
+    own = class_maps(features, groups, classes, reduce=None)[:, 0]  # [B, ξ, H', W']
+    mean = torch.cat([own[classes == label].mean(dim=0) for label in range(groups.num_classes)])  # [N, H', W']
+    ring = torch.ones(mean.shape[1:], dtype=torch.bool)
+    ring[1:-1, 1:-1] = False
+    at_border = ring.flatten()[mean.flatten(1).argmax(dim=1)]
+    remains = empty[at_border][:, ring].mean() / mean[at_border][:, ring].mean()
+    return at_border.float().mean().item(), remains.item()
+
+
 def blanked(images: Tensor, ink: Tensor, order: Tensor, part: float) -> Tensor:
     """Images without the positions that come first in an order, as many as hold a part of the object.
 

@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from ..channels.overlap import channel_overlap
-from ..channels.regions import ON_OBJECT, accuracy_without, object_positions, share_on_object
+from ..channels.regions import ON_OBJECT, accuracy_without, border_channels, object_positions, share_on_object
 from ..commands import Regions
 from ..datasets.typefaces import Typefaces
 from ..training.build import load_test_data
@@ -23,6 +23,8 @@ COLUMNS = {
     "share": ("on the word %", 100, ".0f"),
     "chance": ("of all %", 100, ".0f"),
     "border": ("at the border %", 100, ".0f"),
+    "channels": ("channels there %", 100, ".0f"),
+    "remains": ("on no word %", 100, ".0f"),
     "overlap": ("overlap", 1, ".3f"),
     "whole": ("accuracy %", 100, ".1f"),
     "most": ("without most", 100, ".1f"),
@@ -51,11 +53,16 @@ def measure(path: Path) -> tuple[str, dict[str, float]]:
     inside[:, 1:-1, 1:-1] = True
     share = share_on_object(features, network.groups, targets, ink)
     border = share_on_object(features, network.groups, targets, _enlarged(~inside & ~on_word, ink.shape))
+    channels, remains = border_channels(
+        features, network.groups, targets, network.extract(torch.zeros_like(images[:1]))[0]
+    )
     loss = "cross-entropy + MC-Loss" if any(settings.weights) else "cross-entropy"
     return loss, {
         "share": share.nanmean().item(),
         "chance": on_word.float().mean().item(),
         "border": border.nanmean().item(),
+        "channels": channels,
+        "remains": remains,
         "overlap": channel_overlap(features, network.groups, targets).nanmean().item(),
         **accuracy_without(
             network.extract,
@@ -72,14 +79,14 @@ def measure(path: Path) -> tuple[str, dict[str, float]]:
 
 def table(rows: Sequence[tuple[str, dict[str, float]]]) -> str:
     """A line for each loss: mean and standard deviation over its runs."""
-    lines = ["".ljust(24) + "".join(heading.rjust(16) for heading, _, _ in COLUMNS.values())]
+    lines = ["".ljust(24) + "".join(heading.rjust(17) for heading, _, _ in COLUMNS.values())]
     for loss in dict.fromkeys(loss for loss, _ in rows):
         values = [row for name, row in rows if name == loss]
         cells = [
             mean_and_deviation([scale * row[measure] for row in values], digits)
             for measure, (_, scale, digits) in COLUMNS.items()
         ]
-        lines.append(loss.ljust(24) + "".join(cell.rjust(16) for cell in cells))
+        lines.append(loss.ljust(24) + "".join(cell.rjust(17) for cell in cells))
     return "\n".join(lines)
 
 

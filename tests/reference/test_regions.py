@@ -8,7 +8,7 @@ from few_fonts import FOLDER
 
 from mcl_triton import ChannelGroups
 from reference.__main__ import main
-from reference.channels.regions import accuracy_without, blanked, object_positions, share_on_object
+from reference.channels.regions import accuracy_without, blanked, border_channels, object_positions, share_on_object
 from reference.experiments import word_regions
 from reference.training.build import build_network, load_data
 from reference.training.settings import Settings
@@ -44,6 +44,20 @@ def test_the_share_of_the_top_tenth_on_the_object():
     share = share_on_object(features, GROUPS, torch.tensor([1]), make_ink())
     assert share[0, 0] == 0.5
     assert math.isnan(share[0, 1])
+
+
+def test_channels_at_the_border_and_what_an_empty_image_shows_there():
+    features, empty = torch.zeros(4, 4, 4, 5), torch.zeros(4, 4, 5)
+    classes = torch.tensor([0, 0, 1, 1])
+    features[:2, 0, 0, 2] = torch.tensor([1.0, 3.0])  # the first channel of class 0, at the border
+    features[:2, 1, 1, 2] = 5.0
+    features[2:, 2, 2, 1] = 5.0
+    features[2:, 3, 3, 4] = 6.0  # the second one of class 1
+    features[2:, 0, 1, 1] = 100.0  # of a class that is not the images'
+    empty[0, 0, 2], empty[3, 3, 4], empty[1, 0, 0] = 1.0, 3.0, 100.0
+    share, remains = border_channels(features, GROUPS, classes, empty)
+    assert share == 0.5
+    assert remains == pytest.approx((1 + 3) / (2 + 6))
 
 
 def test_blanking_hides_the_first_positions_of_the_order_on_the_object_and_no_more():
