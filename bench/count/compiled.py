@@ -178,6 +178,8 @@ def _start_worker(interpret: bool) -> None:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message="TRITON_DEFAULT_FP_FUSION")
     os.environ.pop("TRITON_INTERPRET", None)
+    # Triton's own cache may have the kernels of another checkout, whose lines are not those of the files here.
+    os.environ["TRITON_CACHE_DIR"] = str(Path(__file__).parents[2] / "build" / "triton")
     if interpret:
         os.environ["TRITON_INTERPRET"] = "1"
         from . import interpreter

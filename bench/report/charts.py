@@ -78,7 +78,7 @@ def speedup(results: Table, theme: Theme) -> Figure | None:
         theme,
         f"How many times our time the others take{on(rows)}",
         f"A step of MC-Loss, forward + backward, {batch_of(rows)} samples, shapes of {DATA_SET}; median and quartiles "
-        f"of the ratio per turn. {sources(rows)}",
+        f"of the ratio per turn; at the right, our time. {sources(rows)}",
         [[(variant, of_variant(rows, variant)) for variant in VARIANTS]],
         notes={shape: f"{value:.3g} ms" for shape, value in _first(ours).items()},
     )

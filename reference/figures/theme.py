@@ -125,7 +125,7 @@ def page(
     small_part.text(left, 1, "\n".join(small), fontsize=SMALL, color=theme.muted, va="top", linespacing=1.35)
     if keys:
         legend_part.legend(
-            handles=keys,
+            handles=[key for column in range(columns) for key in keys[column::columns]],  # row by row
             ncols=columns,
             loc="center left",
             bbox_to_anchor=(left, 0.5),
