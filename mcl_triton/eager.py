@@ -219,7 +219,7 @@ def _blocks(maps: Tensor, runs: Sequence[int]) -> list[_Block]:
     by_size = list(zip(runs[::2], runs[1::2], strict=True))
     is_mixed = len(by_size) > len(set(runs[1::2]))
     if is_mixed:  # the classes of each size are brought together
-        sizes = torch.tensor(runs[1::2]).repeat_interleave(torch.tensor(runs[::2]))  # (C,)
+        sizes = torch.tensor(runs[1::2], device="cpu").repeat_interleave(torch.tensor(runs[::2], device="cpu"))  # (C,)
         class_order = sizes.argsort(stable=True).to(maps.device)
         channel_order = sizes.repeat_interleave(sizes).argsort(stable=True).to(maps.device)
         by_size = [(len(list(same)), size) for size, same in groupby(sorted(sizes.tolist()))]
