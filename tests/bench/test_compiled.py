@@ -42,8 +42,11 @@ NVIDIA_REGISTERS = {
     "position_blocks.backward": 128,
     "masks.mask": 128,
 }
-# A SIMD unit has 512 for each lane: 80 let six warps take turns.
-AMD_REGISTERS = 80
+# A SIMD unit has 512 per lane: 80 let six warps take turns. The backward of position_blocks needs 84 since its gradient
+# has NaN and infinity exactly where the formula has them: five warps.
+AMD_REGISTERS = {kernel: 80 for kernel in NVIDIA_REGISTERS} | {"position_blocks.backward": 84}
+# The same change costs it 8 bytes of stack on NVIDIA in a few of the odd cases.
+ODD_STACK_BYTES = {"position_blocks.backward": 8}
 # Triton 3.8 takes up to 150 for forward of 7×7 maps on sm_90 and sm_100: 13 programs of one warp side by side.
 # In their backward on gfx942 it moves 4 scalar registers to a vector register, which costs no memory.
 OLDER_NVIDIA_REGISTERS = {**NVIDIA_REGISTERS, "whole_maps.forward": 152}
@@ -81,7 +84,8 @@ def check_registers(report: Report) -> None:
     """Registers within the bound, none on the stack or in scratch memory."""
     is_older = Version(version("triton")) < Version("3.9")
     of_nvidia = OLDER_NVIDIA_REGISTERS if is_older else NVIDIA_REGISTERS
-    assert report.registers <= (AMD_REGISTERS if report.target == "gfx942" else of_nvidia[report.kernel]), report
+    bounds = AMD_REGISTERS if report.target == "gfx942" else of_nvidia
+    assert report.registers <= bounds[report.kernel], report
     assert report.spills == report.stack == 0, report
     assert report.scalar_spills <= (OLDER_SCALAR_SPILLS if is_older else 0), report
 
@@ -168,7 +172,8 @@ def test_the_mask_has_a_kernel_for_each_size_of_tile(reports: list[Report]) -> N
 def test_odd_cases_are_compiled_too(pool: ProcessPoolExecutor) -> None:
     """Other masks, results, dtypes, groups, sizes and layouts; float64 takes up to twice the registers."""
     for report in compile_cases(pool, odd_cases(), list(TARGETS)):
-        assert report.stack == report.spills == 0, report
+        assert report.stack <= ODD_STACK_BYTES.get(report.kernel, 0), report
+        assert report.spills <= report.stack, report
         assert report.scalar_spills == 0 or report.cases[0].dtype == torch.float64, report
         assert report.registers <= (255 if report.cases[0].dtype == torch.float64 else 128), report
         assert all(sum(access.widths) >= access.thread_bytes for access in report.maps), report
