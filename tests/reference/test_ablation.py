@@ -24,6 +24,7 @@ from small_run import IMAGE_SHAPE, OPTIONS, SETTINGS, small_data, small_network,
 from torch.nn.functional import cross_entropy
 
 from reference.__main__ import main
+from reference.commands import Search
 from reference.experiments import demo, experiment, figure, parallel_runs, search
 from reference.experiments.ablation import ablation_plan
 from reference.experiments.plan import run_name
@@ -183,7 +184,7 @@ def test_the_search_picks_the_highest_mean(tmp_path):
 
 
 def test_the_committed_grid_has_a_line_for_each_of_the_ablation():
-    grid = search.read_grid(search.GRID)
+    grid = search.read_grid(Search.grid)
     plan = ablation_plan(Settings(), (0,), picks={name: tried[-1] for name, tried in grid.items()})
     names = {variant.name for variants in plan.sections.values() for variant in variants}
     assert set(grid) <= names
@@ -536,7 +537,7 @@ def test_a_stopped_ablation_leaves_nothing_running_and_goes_on(options, tmp_path
     finally:
         process.kill()  # or a test that fails would train on
     assert process.returncode == 130
-    assert "stopped; the same command goes on." in errors
+    assert "stopped; the same command resumes" in errors
     written = runs_in(tmp_path)
     time.sleep(1)  # many epochs of what would still be running
     assert runs_in(tmp_path) == written
