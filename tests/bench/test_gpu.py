@@ -81,8 +81,8 @@ def test_every_part_has_its_turn_whatever_happens_to_the_others(
 
 def test_a_part_that_takes_too_long_is_stopped_where_it_is(tmp_path: Path) -> None:
     started = time.monotonic()
-    assert run(tmp_path, "sleeps ignores good", part_seconds=12) == 0
-    assert time.monotonic() - started < 60
+    assert run(tmp_path, "sleeps ignores good", part_seconds=30) == 0  # on a busy machine a signal takes seconds
+    assert time.monotonic() - started < 120
     found = outcomes(tmp_path)
     assert found["good"] == ("done", "42")
     assert found["sleeps"] == ("stopped", "it took longer than its limit")

@@ -127,7 +127,7 @@ def test_nothing_is_trained_twice_and_a_picture_that_cannot_be_written(finished,
         run_name(SETTINGS, settings) for settings in demo.demo_plan(SETTINGS, (3, 8)).settings()
     }
     figures = ["--figures", str(folder / "results.csv")]
-    assert main(["demo", *OPTIONS, "--seeds", "3", "--folder", str(folder), *figures]) == 1
+    assert main(["demo", *OPTIONS, "--seeds", "3", "8", "--folder", str(folder), *figures]) == 1
     assert f"File exists: '{folder / 'results.csv'}'" in capsys.readouterr().err
     assert checkpoints == {path: path.stat().st_mtime_ns for path in folder.glob("*/checkpoint.pt")}
 
