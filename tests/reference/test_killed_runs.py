@@ -12,7 +12,9 @@ from small_run import SETTINGS, small_data, small_network, without_seconds
 from reference.training import checkpoint, run_folder
 from reference.training.trainer import train
 
-FORK = multiprocessing.get_context("fork")  # a new interpreter would load PyTorch at each kill
+# Each run is a fork of a process that has loaded PyTorch and never called backward(): after that, autograd does not fork.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["reference.training.trainer"])
 
 # A run of two epochs writes the checkpoint at its start, and per epoch both metrics, perhaps best.pt, the checkpoint.
 LAST_FILE = 9
@@ -43,7 +45,7 @@ def train_and_die(folder, number, moment, resume):
 
 
 def killed(folder, number, moment, *, resume=False):
-    process = FORK.Process(target=train_and_die, args=(folder, number, moment, resume))
+    process = FORKS.Process(target=train_and_die, args=(folder, number, moment, resume))
     process.start()
     process.join()
     return process.exitcode == -signal.SIGKILL
