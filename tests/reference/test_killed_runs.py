@@ -12,7 +12,7 @@ from small_run import SETTINGS, small_data, small_network, without_seconds
 from reference.training import checkpoint, run_folder
 from reference.training.trainer import train
 
-# Each run is a fork of a process that has loaded PyTorch and never called backward(): after that, autograd does not fork.
+# Each run is a fork of a process that has PyTorch and never called backward(): after that, autograd does not fork.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["reference.training.trainer"])
 
