@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,12 @@ def main(options: Ablation) -> None:
     started = time.perf_counter()
     results = read(options.redraw) if options.redraw else experiment.run_and_write(_plan(options), options)
     print(table(results))
-    picture = (options.figures or options.folder) / "ablation.png"
-    from .figure import draw_ablation  # here, so that the processes that train do not load matplotlib
+    # Here, so that the processes that train do not load matplotlib.
+    from ..figures.theme import save
+    from .figure import ablation_figure
 
-    draw_ablation(results, picture)
-    print(f"\npicture: {picture}")
+    paths = save(partial(ablation_figure, results), options.figures or options.folder, "ablation")
+    print(f"\npicture: {', '.join(map(str, paths))}")
     if not options.redraw:
         print(f"numbers: {options.folder / 'results.json'}, {options.folder / 'results.csv'}")
         print(f"{len(results.rows)} runs; {time.perf_counter() - started:.0f} seconds in all")

@@ -30,6 +30,7 @@ from reference.experiments.ablation import ablation_plan
 from reference.experiments.plan import run_name
 from reference.experiments.results import Results, read, write
 from reference.experiments.table import table
+from reference.figures.theme import LIGHT
 from reference.formulas import paper as oracle
 from reference.training.build import build_network, load_data
 from reference.training.checkpoint import load
@@ -270,14 +271,9 @@ def test_without_overlap_there_is_a_dash():
     assert [line[-1] for line in table(results).splitlines() if "±" in line][:18] == ["–"] * 18
 
 
-def test_the_figure_shows_every_number(monkeypatch, tmp_path):
+def test_the_figure_shows_every_number():
     results = made_up()
-    figures = []
-    monkeypatch.setattr(figure, "save", lambda drawn, path: figures.append((drawn, path)))
-    figure.draw_ablation(results, tmp_path / "a.png")
-    ((made, path),) = figures
-    assert path == tmp_path / "a.png"
-    difference, diversity, overlap = made.axes
+    difference, diversity, overlap = figure.ablation_figure(results, LIGHT).axes
     labels = dict(
         zip(difference.get_yticks(), (label.get_text() for label in difference.get_yticklabels()), strict=True)
     )
@@ -366,7 +362,9 @@ def test_a_figure_that_cannot_be_written(tmp_path, capsys):
 def test_the_page_has_the_table_of_its_results():
     page = (ROOT / "docs" / "ablations.md").read_text()
     assert f"```text\n{table(read(ROOT / 'docs' / 'ablations.json'))}\n```" in page
-    assert (ROOT / "docs" / "figures" / "ablation.png").is_file()
+    for theme in ("light", "dark"):
+        assert (ROOT / "docs" / "figures" / f"ablation-{theme}.svg").is_file()
+        assert f"figures/ablation-{theme}.svg#only-{theme}" in page
 
 
 # Runs, several at a time
@@ -452,7 +450,8 @@ def test_results_are_those_of_the_runs(finished, capsys):
         assert row == {**state.rows[-1], "seconds": sum(epoch["seconds"] for epoch in state.rows)}
     assert main(["ablation", "--redraw", str(finished / "results.json"), "--figures", str(finished / "drawn")]) == 0
     assert table(results) in capsys.readouterr().out
-    assert (finished / "drawn" / "ablation.png").read_bytes() == (finished / "ablation.png").read_bytes()
+    for name in ("ablation-light.svg", "ablation-dark.svg"):
+        assert (finished / "drawn" / name).read_bytes() == (finished / name).read_bytes()
 
 
 def test_nothing_is_trained_twice(options, finished, tmp_path):
