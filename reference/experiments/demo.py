@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..commands import Demo
+from ..datasets import Labelled
 from ..figures.style import CROSS_ENTROPY, MC_LOSS
 from ..training.build import load_test_data
 from ..training.checkpoint import load_network
@@ -14,7 +15,8 @@ from ..training.run_folder import CHECKPOINT
 from ..training.settings import Settings
 from . import experiment
 from .plan import Plan, run_name, vary
-from .table import MEASURES, SECONDS, table
+from .results import Results
+from .table import MEASURES, SECONDS, sources, table
 
 PICTURED = 6
 """Classes of the picture."""
@@ -24,10 +26,10 @@ def main(options: Demo) -> None:
     """Train, compare and draw."""
     started = time.perf_counter()
     plan = demo_plan(options.settings, options.seeds)
-    print(table(experiment.run_and_write(plan, options), MEASURES | SECONDS))
-    picture = (options.figures or options.folder) / "demo_channels.png"
-    draw(plan, options.folder, picture)
-    print(f"\npicture: {picture}")
+    results = experiment.run_and_write(plan, options)
+    print(table(results, MEASURES | SECONDS))
+    paths = draw(results, options.folder, options.figures or options.folder)
+    print(f"\npicture: {', '.join(map(str, paths))}")
     print(f"numbers: {options.folder / 'results.json'}, {options.folder / 'results.csv'}")
     print(f"runs:    {options.folder}/*/, each with its checkpoint and its metrics")
     print(f"{time.perf_counter() - started:.0f} seconds in all")
@@ -42,16 +44,26 @@ def demo_plan(base: Settings, seeds: Sequence[int]) -> Plan:
     return Plan(base, {"loss": lines})
 
 
-def draw(plan: Plan, folder: Path, path: Path) -> None:
+def draw(results: Results, folder: Path, figures: Path) -> list[Path]:
     """The channels of both networks of the first seed, on the first test image of some classes."""
     from ..figures.own_channels import draw_own_channels  # here, so that training processes do not load matplotlib
 
+    plan = results.plan
     first, *_ = plan.settings()
     test_set = load_test_data(first)
-    step = max(1, len(test_set.classes) // PICTURED)
-    classes = range(step // 2, len(test_set.classes), step)[:PICTURED]
     networks = {
         loss: load_network(folder / run_name(plan.base, settings) / CHECKPOINT)[0]
         for loss, settings in zip((CROSS_ENTROPY, MC_LOSS), plan.settings(), strict=False)
     }
-    draw_own_channels(networks, test_set, [test_set.targets.index(label) for label in classes], path)
+    subtitle = (
+        "Test images under the channels of their own class; colour: activation, brightest where it is largest among "
+        f"the class's channels. {sources(first, results.environment)}"
+    )
+    return draw_own_channels(networks, test_set, pictured(test_set), subtitle, figures, "demo_channels")
+
+
+def pictured(test_set: Labelled, number: int = PICTURED) -> list[int]:
+    """The first image of some classes, evenly spaced among all."""
+    step = max(1, len(test_set.classes) // number)
+    classes = range(step // 2, len(test_set.classes), step)[:number]
+    return [test_set.targets.index(label) for label in classes]

@@ -7,6 +7,7 @@ from statistics import fmean
 
 from ..datasets import DATASETS
 from ..model.names import SMALL
+from ..training.settings import Settings
 from .plan import Plan, Variant
 from .results import ACCURACY, Results
 from .statistics import CONFIDENCE, deviations, interval, mean_and_deviation
@@ -51,6 +52,16 @@ def describe(results: Results) -> str:
         f"{DATASETS[base.dataset].title}, {train} images to train on, {test} to test; {backbone}\n"
         f"{base.epochs} epochs; seeds {' '.join(map(str, results.plan.seeds()))}; where the line says nothing else, "
         f"learning rate {base.learning_rate:g}, α = {alpha:g}, β = {beta:g}, {xi}, drop {base.drop}"
+    )
+
+
+def sources(settings: Settings, environment: Mapping[str, str | int]) -> str:
+    """The data, device and versions of a run, in short."""
+    precision = "float32" if settings.mixed_precision == "off" else settings.mixed_precision
+    data = DATASETS[settings.dataset].title
+    return (
+        f"{data[0].upper()}{data[1:]}, {settings.epochs} epochs, seed {settings.seed}. {environment['cpu']}; "
+        f"device {environment['device']}, {precision}; torch {environment['torch']}"
     )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from mcl_triton import channel_pool
@@ -14,51 +15,70 @@ from mcl_triton import channel_pool
 from ..channels.class_views import scaled_maps
 from ..datasets import Labelled
 from ..model.network import MCNetwork
-from .pictures import DPI, SEAM, grey, overlay, panel, save, write
+from .pictures import overlay
+from .theme import SMALL, WIDTH, Theme, page, save
 
-_SCALE = 1.25  # pixels of the figure for one of an image
-
-# Inches.
-_MARGIN, _GAP, _LINE = 0.1, 0.25, 0.2
+Maps = tuple[Tensor, Tensor]
+"""For each image the channels of its class, (B, ξ, H, W) in [0, 1], and h, (B,)."""
 
 
-def draw_own_channels(networks: Mapping[str, MCNetwork], dataset: Labelled, indices: Sequence[int], path: Path) -> None:
-    """A row per image: the image, and over it the maps of its own class's channels under each network.
+def draw_own_channels(
+    networks: Mapping[str, MCNetwork], dataset: Labelled, indices: Sequence[int], subtitle: str, folder: Path, name: str
+) -> list[Path]:
+    """A row per image: the maps of its own class's channels over it under each network. Writes both variants.
 
     Args:
         networks: by the name of the loss; they have the same groups.
         dataset: of (image, class index), the images (1, H, W) as `transforms.word` makes them, white being 0.
         indices: of the images.
-        path: of the PNG file.
+        subtitle: what the networks were trained on.
+        folder: for the PNG files.
+        name: of the files, without "-light.png".
     """
-    images = torch.stack([dataset[index][0] for index in indices])  # [B, 1, H, W]
-    classes = torch.tensor([dataset[index][1] for index in indices])
-    maps = {name: own_maps(network, images, classes) for name, network in networks.items()}
-    channels = next(iter(maps.values()))[0].shape[1]
-    side, rise = _SCALE * images.shape[3] / DPI, _SCALE * images.shape[2] / DPI
-    block = _GAP + channels * (side + SEAM)
-    top, step = _MARGIN + 2 * _LINE, rise + _LINE
-    figure = plt.figure(figsize=(2 * _MARGIN + side + len(maps) * block, top + len(indices) * step + 0.5 * _LINE))
-    for place, name in enumerate(maps):
-        centre = _MARGIN + side + _GAP + place * block + (block - _GAP) / 2
-        write(figure, centre, _MARGIN + 0.7 * _LINE, name, fontsize=10, weight="bold", ha="center")
-    for row, photo in enumerate((1 + images[:, 0] / 2).clamp(0, 1)):
-        y = top + row * step
-        write(figure, _MARGIN, y - 0.04, dataset.classes[int(classes[row])], fontsize=8)
-        panel(figure, _MARGIN, y, side, rise, grey(photo))
-        for place, (own, diversity) in enumerate(maps.values()):
-            x = _MARGIN + side + _GAP + place * block
-            write(figure, x, y - 0.04, f"h = {diversity[row]:.1f} of {channels}", fontsize=8, color="#444444")
-            for channel in range(channels):
-                panel(figure, x + channel * (side + SEAM), y, side, rise, overlay(photo, own[row, channel]))
-    save(figure, path)
+    images, classes = images_and_classes(dataset, indices)
+    maps = {loss: own_maps(network, images, classes) for loss, network in networks.items()}
+    titles = [dataset.classes[index] for index in classes.tolist()]
+    return save(partial(_figure, maps, photographs(images), titles, subtitle), folder, name, kind="png")
+
+
+def images_and_classes(dataset: Labelled, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """(B, 1, H, W) and (B,)."""
+    images, classes = zip(*(dataset[index] for index in indices), strict=True)
+    return torch.stack(images), torch.tensor(classes)
+
+
+def photographs(images: Tensor) -> Tensor:
+    """Words as `transforms.word` makes them, (B, 1, H, W) -> (B, H, W) in [0, 1]."""
+    return (1 + images[:, 0] / 2).clamp(0, 1)
 
 
 @torch.inference_mode()
-def own_maps(network: MCNetwork, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-    """For each image the channels of its class, (B, ξ, H, W) in [0, 1], and h, (B,)."""
+def own_maps(network: MCNetwork, images: Tensor, classes: Tensor) -> Maps:
+    """Where the channels of each image's own class look."""
     network.eval()
     features = network.extract(images)
     maps = scaled_maps(features, network.groups, classes, tuple(images.shape[-2:]))
     diversity = channel_pool(features, network.groups).diversity[torch.arange(len(classes)), classes]
     return maps[:, :-1], diversity  # the last one is the maximum of the others
+
+
+def _figure(maps: Mapping[str, Maps], photos: Tensor, titles: Sequence[str], subtitle: str, theme: Theme) -> Figure:
+    channels = next(iter(maps.values()))[0].shape[1]
+    rise = WIDTH / (len(maps) * channels) * photos.shape[1] / photos.shape[2]
+    figure, body = page(theme, "Where a class's own channels look", subtitle, 0.3 + len(photos) * (rise + 0.2))
+    margin = 0.1 / WIDTH
+    _, *parts, _ = body.subfigures(1, len(maps) + 2, width_ratios=[margin, *[1] * len(maps), margin], wspace=0.02)
+    layout = figure.get_layout_engine()
+    assert layout is not None
+    layout.set(w_pad=0.012, h_pad=0.012, wspace=0.01, hspace=0)  # type: ignore[call-arg]
+    for part, (loss, (own, diversity)) in zip(parts, maps.items(), strict=True):
+        part.suptitle(loss, x=0, ha="left", fontsize=9.5, weight="bold")
+        axes = part.subplots(len(photos), channels, squeeze=False)
+        for row, photo in enumerate(photos):
+            for channel, axis in enumerate(axes[row]):
+                axis.imshow(overlay(photo, own[row, channel]), vmin=0, vmax=1, interpolation="nearest")
+                axis.set_axis_off()
+            text = f"h = {diversity[row]:.1f} of {channels}"
+            name = f"{titles[row]}: " if part is parts[0] else ""
+            axes[row, 0].set_title(name + text, fontsize=SMALL, color=theme.muted, pad=2)
+    return figure

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from few_fonts import CLASSES, FOLDER
-from PIL import Image
+from PIL import Image, ImageColor
 from small_run import without_seconds
 from torch import nn
 
@@ -20,6 +20,7 @@ from reference.experiments import demo
 from reference.experiments.plan import run_name
 from reference.experiments.results import read
 from reference.figures.own_channels import own_maps
+from reference.figures.theme import DARK, LIGHT
 from reference.model.network import MCNetwork
 from reference.training import train
 from reference.training.environment import environment
@@ -85,16 +86,18 @@ def test_the_table_has_means_deviations_differences_and_wins(finished):
     assert "40 images to train on, 80 to test" in printed
 
 
-def test_the_picture_is_drawn(finished):
+@pytest.mark.parametrize(("name", "paper"), [("light", LIGHT.background), ("dark", DARK.background)])
+def test_the_picture_is_drawn(finished, name, paper):
     folder, printed = finished
-    path = folder / "drawn" / "demo_channels.png"
+    path = folder / "drawn" / f"demo_channels-{name}.png"
     assert str(path) in printed
     pixels = np.asarray(Image.open(path).convert("RGB"))
     assert min(pixels.shape[:2]) > 150
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100
-    assert (pixels.min(axis=2) < 250).mean() > 0.05  # not just paper
+    background = ImageColor.getrgb(paper)
+    assert (pixels != background).any(axis=2).mean() > 0.05  # not just paper
     edges = (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1])
-    assert all((edge == 255).all() for edge in edges), "something is cut off"
+    assert all((edge == background).all() for edge in edges), "something is cut off"
 
 
 class FixedFeatures(nn.Module):
