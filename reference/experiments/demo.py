@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ..channels.class_views import views
 from ..commands import Demo
 from ..datasets import Labelled
 from ..figures.style import CROSS_ENTROPY, MC_LOSS
+from ..model.network import MCNetwork
 from ..training.build import load_test_data
 from ..training.checkpoint import load_network
 from ..training.run_folder import CHECKPOINT
@@ -18,8 +21,11 @@ from .plan import Plan, run_name, vary
 from .results import Results
 from .table import MEASURES, SECONDS, sources, table
 
-PICTURED = 6
-"""Classes of the picture."""
+if TYPE_CHECKING:
+    from ..figures.class_views_figure import Block
+
+PICTURED, EXPLORED = 6, 20
+"""Classes of the picture and of the page."""
 
 
 def main(options: Demo) -> None:
@@ -29,7 +35,8 @@ def main(options: Demo) -> None:
     results = experiment.run_and_write(plan, options)
     print(table(results, MEASURES | SECONDS))
     paths = draw(results, options.folder, options.figures or options.folder)
-    print(f"\npicture: {', '.join(map(str, paths))}")
+    print(f"\npicture: {paths[0]}, {paths[1]}")
+    print(f"explore: {paths[2]} in a browser")
     print(f"numbers: {options.folder / 'results.json'}, {options.folder / 'results.csv'}")
     print(f"runs:    {options.folder}/*/, each with its checkpoint and its metrics")
     print(f"{time.perf_counter() - started:.0f} seconds in all")
@@ -45,8 +52,11 @@ def demo_plan(base: Settings, seeds: Sequence[int]) -> Plan:
 
 
 def draw(results: Results, folder: Path, figures: Path) -> list[Path]:
-    """The channels of both networks of the first seed, on the first test image of some classes."""
-    from ..figures.own_channels import draw_own_channels  # here, so that training processes do not load matplotlib
+    """The channels of both networks of the first seed, on the first test image of some classes: a picture in its two
+    variants, and a page to explore more images."""
+    # Here, so that training processes do not load matplotlib.
+    from ..figures.explorer import write_explorer
+    from ..figures.own_channels import draw_own_channels
 
     plan = results.plan
     first, *_ = plan.settings()
@@ -55,14 +65,34 @@ def draw(results: Results, folder: Path, figures: Path) -> list[Path]:
         loss: load_network(folder / run_name(plan.base, settings) / CHECKPOINT)[0]
         for loss, settings in zip((CROSS_ENTROPY, MC_LOSS), plan.settings(), strict=False)
     }
+    trained_on = sources(first, results.environment)
     subtitle = (
         "Test images under the channels of their own class; colour: activation, brightest where it is largest among "
-        f"the class's channels. {sources(first, results.environment)}"
+        f"the class's channels. {trained_on}"
     )
-    return draw_own_channels(networks, test_set, pictured(test_set), subtitle, figures, "demo_channels")
+    paths = draw_own_channels(networks, test_set, pictured(test_set, PICTURED), subtitle, figures, "demo_channels")
+    page = figures / "demo_channels.html"
+    write_explorer(page, blocks(networks, test_set, pictured(test_set, EXPLORED)), f"Test images. {trained_on}")
+    return [*paths, page]
 
 
-def pictured(test_set: Labelled, number: int = PICTURED) -> list[int]:
+def blocks(networks: Mapping[str, MCNetwork], test_set: Labelled, indices: Sequence[int]) -> dict[str, list[Block]]:
+    """By the name of an image, what is explored of it under each network."""
+    from ..figures.class_views_figure import Block
+    from ..figures.own_channels import photographs
+
+    explored = {}
+    for index in indices:
+        image, label = test_set[index]
+        name = test_set.classes[label]
+        explored[name] = [
+            Block(loss, photographs(image[None]), views(network, image, test_set.classes, name))
+            for loss, network in networks.items()
+        ]
+    return explored
+
+
+def pictured(test_set: Labelled, number: int) -> list[int]:
     """The first image of some classes, evenly spaced among all."""
     step = max(1, len(test_set.classes) // number)
     classes = range(step // 2, len(test_set.classes), step)[:number]

@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,19 @@ from .class_views_figure import Block
 TEMPLATE = Path(__file__).with_name("explorer.html")
 
 
-def write_explorer(path: Path, images: Mapping[str, Sequence[Block]]) -> None:
+def write_explorer(path: Path, images: Mapping[str, Sequence[Block]], note: str = "") -> None:
     """Write the page.
 
     Args:
         path: of the HTML file.
         images: by name of the image, one block per network, with at least one class each.
+        note: below the title, what the networks were trained on.
     """
     data = [{"name": name, "networks": [_network(block) for block in blocks]} for name, blocks in images.items()]
     text = json.dumps(data).replace("<", "\\u003c")  # no name may end the script element
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(TEMPLATE.read_text(encoding="utf-8").replace("/*DATA*/", text), encoding="utf-8")
+    page = TEMPLATE.read_text(encoding="utf-8").replace("<!--NOTE-->", escape(note)).replace("/*DATA*/", text)
+    path.write_text(page, encoding="utf-8")
 
 
 def _network(block: Block) -> dict[str, Any]:

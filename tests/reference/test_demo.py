@@ -1,5 +1,6 @@
 """The demo from its command line to its files, at a tiny size."""
 
+import json
 import re
 from contextlib import redirect_stdout
 from dataclasses import replace
@@ -23,6 +24,7 @@ from reference.figures.own_channels import own_maps
 from reference.figures.theme import DARK, LIGHT
 from reference.model.network import MCNetwork
 from reference.training import train
+from reference.training.checkpoint import load_network
 from reference.training.environment import environment
 from reference.training.settings import Settings
 
@@ -98,6 +100,31 @@ def test_the_picture_is_drawn(finished, name, paper):
     assert (pixels != background).any(axis=2).mean() > 0.05  # not just paper
     edges = (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1])
     assert all((edge == background).all() for edge in edges), "something is cut off"
+
+
+def test_the_page_has_both_networks_and_the_numbers_of_each(finished):
+    folder, printed = finished
+    path = folder / "drawn" / "demo_channels.html"
+    assert str(path) in printed
+    (data,) = re.findall(r'id="data">(.*?)</script>', path.read_text(), flags=re.DOTALL)
+    images = json.loads(data)
+    assert [image["name"] for image in images] == CLASSES
+    first = replace(SETTINGS, seed=3)
+    _, test_set = train.load_data(first)
+    for place, settings in enumerate((replace(first, weights=(0, 0), drop=0), first)):
+        network, _, _ = load_network(folder / run_name(SETTINGS, settings) / "checkpoint.pt")
+        for label, image in enumerate(images):
+            assert [one["name"] for one in image["networks"]] == [demo.CROSS_ENTROPY, demo.MC_LOSS]
+            view = image["networks"][place]["views"][0]
+            picture, _ = test_set[test_set.targets.index(label)]
+            with torch.inference_mode():
+                features = network.eval().extract(picture[None])
+                probability = network.classify(features).softmax(dim=1)[0, label]
+            own = features[0, 2 * label : 2 * label + 2].flatten(1).softmax(dim=1)
+            assert view["title"] == CLASSES[label] + (" (true and predicted)" if probability > 0.5 else " (true)")
+            assert view["probability"] == f"{probability:.1%}"
+            assert view["diversity"] == f"{own.amax(dim=0).sum():.2f} of 2"
+            assert len(view["maps"]) == 2
 
 
 class FixedFeatures(nn.Module):

@@ -21,6 +21,7 @@ from reference.channels.class_views import View
 from reference.figures.class_views_figure import Block
 from reference.figures.explorer import write_explorer
 
+DEMO = Path(__file__).parents[2] / "docs" / "figures" / "demo_channels.html"
 WIDTH, HEIGHT = 24, 16
 NEEDS_BROWSER = pytest.mark.skipif(
     not (shutil.which("chromium") and shutil.which("chromedriver")) and "REQUIRE_BROWSER" not in os.environ,
@@ -44,7 +45,7 @@ def page(tmp_path: Path) -> Path:
     halves = view("</script>Red", (0, 12), (12, 24), box=(2, 3, 10, 8))
     thirds = view("Green", (0, 8), (8, 16), (16, 24))
     networks = [Block("plain", photo, [halves]), Block("with loss", photo, [halves, thirds])]
-    write_explorer(tmp_path / "new" / "page.html", {"a.png": networks, "b.png": [networks[0]]})
+    write_explorer(tmp_path / "new" / "page.html", {"a.png": networks, "b.png": [networks[0]]}, note="<b> & 1")
     return tmp_path / "new" / "page.html"
 
 
@@ -78,8 +79,13 @@ def test_the_data_are_those_of_the_views(page: Path) -> None:
     assert (pixels(first["networks"][0]["photo"]) == 128).all()
 
 
-def test_the_page_needs_no_network(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
+def test_the_note_is_text(page: Path) -> None:
+    assert '<p class="note">&lt;b&gt; &amp; 1</p>' in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_the_page_needs_no_network(written: bool, page: Path) -> None:
+    text = (page if written else DEMO).read_text(encoding="utf-8")
     assert not re.findall(r"https?:|@import|\bfetch\(|(?:src|href)=", text)
     assert "default-src 'none'" in text
 
@@ -144,6 +150,23 @@ def test_channels_are_switched_and_images_changed_in_a_browser(browser: Any, pag
     assert browser.find_element("id", "image").get_attribute("value") == "1"
     browser.find_element("id", "next").click()
     wait(browser, f"{drawn} === '0|0 1 2'")
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+@NEEDS_BROWSER
+def test_the_page_of_the_demo_shows_every_image_in_a_browser(browser: Any) -> None:
+    browser.get(DEMO.as_uri())
+    names = [image["name"] for image in data_of(DEMO)]
+    assert len(names) == 20
+    for name in names:
+        label = "document.querySelectorAll('canvas')[1].ariaLabel"
+        wait(browser, f"{label}.startsWith({json.dumps(name + ':')})")
+        wait(browser, "[...document.querySelectorAll('canvas')].every(one => one.dataset.drawn === '0 1 2')")
+        shades = "canvas => new Set(canvas.getContext('2d').getImageData(0, 0, 96, 48).data).size"
+        assert browser.execute_script(
+            f"return [...document.querySelectorAll('canvas')].every(one => ({shades})(one) > 50)"
+        )
+        browser.find_element("id", "next").click()
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 
