@@ -5,6 +5,7 @@ One pair of operators pools for both backends. Each has a shorter way past PyTor
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from . import eager
 from .backend import working_dtype
-from .kernels.tables import tables_of
+from .kernels.tables import dtype_of_winners, tables_of
 from .tracing import are_plain, is_in_functorch
 
 
@@ -39,13 +40,13 @@ def pool(
     is_fused = torch.compiler.is_compiling() and features.device.type == "cpu" and not by_kernels
     if is_fused and not is_in_functorch():
         return eager.formula(features, runs, mask, wants_scores, wants_diversity)
-    saves_statistics = by_kernels and wants_diversity and features.requires_grad and torch.is_grad_enabled()
+    saves = by_kernels and features.requires_grad and torch.is_grad_enabled()
     operator = _ChannelPool.apply
     if not are_plain(features, mask):
         operator = _channel_pool
         if by_kernels:
             _make_tables(runs, features.device)
-    scores, diversity, *_ = operator(features, runs, mask, wants_scores, wants_diversity, saves_statistics, by_kernels)
+    scores, diversity, *_ = operator(features, runs, mask, wants_scores, wants_diversity, saves, by_kernels)
     return scores, diversity
 
 
@@ -117,7 +118,7 @@ def _forward(
     mask: Tensor | None,
     wants_scores: bool,
     wants_diversity: bool,
-    saves_statistics: bool,
+    saves: bool,
     by_kernels: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if by_kernels:
@@ -127,11 +128,21 @@ def _forward(
             mask,
             wants_scores=wants_scores,
             wants_diversity=wants_diversity,
-            saves_statistics=saves_statistics,
+            saves=saves,
         )
         return results
     scores, diversity = eager.forward(features, runs, mask, wants_scores, wants_diversity)
-    return scores, diversity, features.new_empty(0), scores.new_empty(0)
+    return scores, diversity, *_saved(features, runs, False, wants_diversity)
+
+
+def _saved(features: Tensor, runs: Sequence[int], saves: bool, wants_diversity: bool) -> tuple[Tensor, Tensor]:
+    """Statistics and winners in the shapes and dtypes of `host.forward`."""
+    batch, channels, *sides = features.shape
+    statistics = features.new_empty(
+        (2, batch, channels) if saves and wants_diversity else (0,), dtype=working_dtype(features)
+    )
+    winners = (batch, sum(runs[::2]) * math.prod(sides)) if saves else (0,)
+    return statistics, features.new_empty(winners, dtype=dtype_of_winners(tuple(runs)))
 
 
 _channel_pool = torch.library.custom_op("mcl_triton::channel_pool", _forward, mutates_args=())
@@ -144,17 +155,15 @@ def _(
     mask: Tensor | None,
     wants_scores: bool,
     wants_diversity: bool,
-    saves_statistics: bool,
+    saves: bool,
     by_kernels: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dtype = working_dtype(features)
     shape = (features.shape[0], sum(runs[::2]))
-    statistics_shape = features.shape[:2] if saves_statistics and by_kernels else (0,)
     return (
         features.new_empty(shape if wants_scores else (0,), dtype=dtype),
         features.new_empty(shape if wants_diversity else (0,), dtype=dtype),
-        features.new_empty(statistics_shape),
-        features.new_empty(statistics_shape, dtype=dtype),
+        *_saved(features, runs, saves, wants_diversity),
     )
 
 
@@ -164,8 +173,8 @@ def _gradient(
     mask: Tensor | None,
     grad_scores: Tensor | None,
     grad_diversity: Tensor | None,
-    maxima: Tensor | None,
-    inverse_sums: Tensor | None,
+    statistics: Tensor | None,
+    winners: Tensor | None,
     grad_loss: Tensor | None,
     by_kernels: bool,
 ) -> Tensor:
@@ -176,8 +185,8 @@ def _gradient(
             mask,
             grad_scores=grad_scores,
             grad_diversity=grad_diversity,
-            maxima=maxima,
-            inverse_sums=inverse_sums,
+            statistics=statistics,
+            winners=winners,
             grad_loss=grad_loss,
         )
         return grad
@@ -194,8 +203,8 @@ def _(
     mask: Tensor | None,
     grad_scores: Tensor | None,
     grad_diversity: Tensor | None,
-    maxima: Tensor | None,
-    inverse_sums: Tensor | None,
+    statistics: Tensor | None,
+    winners: Tensor | None,
     grad_loss: Tensor | None,
     by_kernels: bool,
 ) -> Tensor:
@@ -206,26 +215,26 @@ def _save_for_backward(
     ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...], takes_short_way: bool = False
 ) -> None:
     ctx.takes_short_way = takes_short_way
-    features, ctx.runs, mask, *wanted, saves_statistics, ctx.by_kernels = inputs
+    features, ctx.runs, mask, *wanted, saves, ctx.by_kernels = inputs
     results, statistics = output[:2], output[2:]
     unwanted = [result for result, is_wanted in zip(results, wanted, strict=True) if not is_wanted]
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(*unwanted, *statistics)
-    ctx.save_for_backward(features, mask, *(statistics if saves_statistics else (None, None)))
+    ctx.save_for_backward(features, mask, *(statistics if saves else (None, None)))
 
 
 def _backward(
     ctx: Any, grad_scores: Tensor | None, grad_diversity: Tensor | None, *_: None
 ) -> tuple[Tensor | None, None, None, None, None, None, None]:
-    features, mask, maxima, inverse_sums = ctx.saved_tensors
+    features, mask, statistics, winners = ctx.saved_tensors
     grad = _gradient_of_features(
         features,
         ctx.runs,
         mask,
         grad_scores,
         grad_diversity,
-        maxima,
-        inverse_sums,
+        statistics,
+        winners,
         None,
         ctx.by_kernels,
         ctx.takes_short_way,
@@ -239,8 +248,8 @@ def _gradient_of_features(
     mask: Tensor | None,
     grad_scores: Tensor | None,
     grad_diversity: Tensor | None,
-    maxima: Tensor | None,
-    inverse_sums: Tensor | None,
+    statistics: Tensor | None,
+    winners: Tensor | None,
     grad_loss: Tensor | None,
     by_kernels: bool,
     takes_short_way: bool,
@@ -252,7 +261,7 @@ def _gradient_of_features(
     plain = takes_short_way and not torch.is_grad_enabled() and are_plain(grad_scores, grad_diversity, grad_loss)
     operator = _gradient if plain else _channel_pool_backward
     grad: Tensor = operator(
-        features, runs, mask, grad_scores, grad_diversity, maxima, inverse_sums, grad_loss, by_kernels
+        features, runs, mask, grad_scores, grad_diversity, statistics, winners, grad_loss, by_kernels
     )
     return grad
 
@@ -330,7 +339,6 @@ def _(
     saves_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     scores = features.new_empty((features.shape[0], sum(runs[::2])), dtype=working_dtype(features))
-    statistics_shape = features.shape[:2] if saves_gradient else (0,)
     return (
         scores.new_empty(()),
         scores.new_empty(()),
@@ -338,8 +346,7 @@ def _(
         scores,
         scores.new_empty(scores.shape if saves_gradient else (0,)),
         scores.new_empty(scores.shape[1] if saves_gradient else 0),
-        features.new_empty(statistics_shape),
-        scores.new_empty(statistics_shape),
+        *_saved(features, runs, saves_gradient, True),
     )
 
 
@@ -368,7 +375,7 @@ def _loss_backward(
     features, mask, targets, class_weights, *saved = ctx.saved_tensors
     if not ctx.saves_gradient:  # under vmap nothing says that the features require a gradient
         saved = _mc_loss(features, ctx.runs, mask, targets, class_weights, *ctx.options, True)[4:]
-    dg, dh, maxima, inverse_sums = saved
+    dg, dh, statistics, winners = saved
     *_, first, second, _ = ctx.options
     grads: tuple[Tensor | None, Tensor | None]
     if grad_discriminality is None and grad_mean_diversity is None and grad_scores is None:
@@ -385,7 +392,7 @@ def _loss_backward(
         )
         grad_loss = None
     grad = _gradient_of_features(
-        features, ctx.runs, mask, *grads, maxima, inverse_sums, grad_loss, True, ctx.takes_short_way
+        features, ctx.runs, mask, *grads, statistics, winners, grad_loss, True, ctx.takes_short_way
     )
     return torch.zeros_like(features) if grad is None else grad, *[None] * 11
 

@@ -211,7 +211,7 @@ def launches_of(case: Variant) -> dict[str, _Launch]:
             mask,
             wants_scores=wants_scores,
             wants_diversity=wants_diversity,
-            saves_statistics=True,
+            saves=True,
         )
         host.backward(
             features,
@@ -219,8 +219,8 @@ def launches_of(case: Variant) -> dict[str, _Launch]:
             mask,
             grad_scores=scores if wants_scores else None,  # shaped like the results
             grad_diversity=diversity if wants_diversity else None,
-            maxima=statistics[0],
-            inverse_sums=statistics[1],
+            statistics=statistics[0],
+            winners=statistics[1],
         )
         if mask is not None:
             keys = torch.empty_like(mask, dtype=torch.int64)

@@ -20,6 +20,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+from mcl_triton.groups import flat_runs
+from mcl_triton.kernels.launch import Pieces, Strides, choose_forward, pieces_of
+
 from .compiled import Variant, compiled, launches_of
 
 
@@ -83,16 +86,44 @@ def issue_of(target: str, case: Variant) -> list[Issue]:
     for direction, launch in launches_of(case).items():
         kernel, _ = compiled(target, launch)
         code = MachineCode(kernel.asm["ptx"])
-        sizes, tile = case.groups.sizes, launch.constants["TILE_CLASSES"]
-        longest = Counter(max(sizes[first : first + tile]) for first in range(0, len(sizes), tile))
-        slots: Counter[str] = Counter()
-        for size, tiles in longest.items():
-            programs = launch.grid[0] * tiles / longest.total()
-            for kind, issued in code.issued({**launch.arguments, "size": size, "longest": size}).items():
-                slots[kind] += round(issued * programs * kernel.metadata.num_warps)
+        # What every program issues, and what each tile of a sample adds.
+        each = code.issued({**launch.arguments, **_trips(0)})
+        slots = Counter({kind: issued * launch.grid[0] for kind, issued in each.items()})
+        tiles = tile_lengths(case, launch.constants)
+        times = launch.grid[0] / len(tiles) if "TILES_A_PROGRAM" not in launch.constants else case.batch
+        for length, count in Counter(tiles).items():
+            for kind, issued in code.issued({**launch.arguments, **_trips(length)}).items():
+                slots[kind] += round((issued - each[kind]) * count * times)
+        slots = Counter({kind: number * kernel.metadata.num_warps for kind, number in slots.items()})
         module = launch.kernel.module.rsplit(".", 1)[-1]
         issues.append(Issue(f"{module}.{direction}", launch.grid[0], kernel.metadata.num_warps, slots))
     return issues
+
+
+def tile_lengths(case: Variant, constants: Mapping[str, int]) -> list[int]:
+    """Of each tile of a sample, or of a mask: the channels that pass by one after the other."""
+    sizes = case.groups.sizes
+    if constants.get("IN_PIECES"):
+        return [-(-number // constants["ROWS"]) for number in pieces_of_case(case).pieces[2::4]]
+    if "TILE_PARTS" in constants:  # the parts of each split class
+        return [*pieces_of_case(case).splits[2::3]]
+    rows = constants.get("TILE_CLASSES") or constants["ROWS"]
+    return [max(sizes[first : first + rows]) for first in range(0, len(sizes), rows)]
+
+
+def pieces_of_case(case: Variant) -> Pieces:
+    """The pieces of its groups."""
+    features, runs = case.features().flatten(2), tuple(flat_runs(case.groups))
+    launch = choose_forward(runs, *features.shape[::2], features.element_size(), Strides(*features.stride()))
+    assert launch.cut is not None
+    return pieces_of(runs, launch.cut)
+
+
+def _trips(length: int) -> dict[str, int]:
+    """Values of the variables in the kernels' loops, for one tile of so many channels, or none."""
+    return {"first_tile": 0, "end_tile": min(length, 1), "first_part": 0, "end_part": length} | dict.fromkeys(
+        ("size", "steps", "longest"), length
+    )
 
 
 class MachineCode:

@@ -175,8 +175,8 @@ def record_step(
 
     runs = flat_runs(groups)
     with record_traffic() as forward:
-        g, h, maxima, inverse_sums = host.forward(
-            features, runs, mask, wants_scores=scores, wants_diversity=diversity, saves_statistics=diversity
+        g, h, statistics, winners = host.forward(
+            features, runs, mask, wants_scores=scores, wants_diversity=diversity, saves=True
         )
     dg, dh = (torch.ones_like(result) if result.numel() else None for result in (g, h))
     with record_traffic() as backward:
@@ -186,8 +186,8 @@ def record_step(
             mask,
             grad_scores=dg,
             grad_diversity=dh,
-            maxima=maxima,
-            inverse_sums=inverse_sums,
+            statistics=statistics,
+            winners=winners,
         )
     return Step(features, grad, forward, backward)
 
@@ -215,11 +215,13 @@ def bytes_of_batch(case: Case) -> tuple[int, int]:
     groups, fraction = fewer_classes(case.groups)
     features = replace(case, batch=1, groups=groups).features()
     mask = sample_channel_mask(groups)
-    offsets, cuts = tables_of(tuple(flat_runs(groups)), features.device)
+    tables = tables_of(tuple(flat_runs(groups)), features.device)
+    of_cuts = (tensor for of in (tables.pieces, tables.bundles, tables.splits) for tensor in of.values())
+    shared_tensors = (mask, tables.offsets, tables.class_of_channel, *of_cuts)
     step = record_step(features, groups, mask)
 
     def of_all(traffic: Traffic) -> int:
-        shared = sum(traffic.read(tensor).sectors for tensor in (mask, offsets, *cuts))
+        shared = sum(traffic.read(tensor).sectors for tensor in shared_tensors)
         own = traffic.read().sectors + traffic.written().sectors - shared
         return fraction * (case.batch * own + shared)
 

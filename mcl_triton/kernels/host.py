@@ -7,18 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..backend import working_dtype
-from . import head, masks, position_blocks, whole_maps
-from .launch import Launch, Strides, choose, choose_for_head, choose_for_mask
+from . import gradient, head, masks, position_blocks, whole_maps
+from .launch import (
+    Cut,
+    Strides,
+    choose_backward,
+    choose_for_head,
+    choose_for_mask,
+    choose_for_statistics,
+    choose_forward,
+    choose_to_combine,
+    pieces_of,
+)
 from .shortcut import Prepared
-from .tables import tables_of
-
-_MODULES: dict[str, Any] = {"whole_maps": whole_maps, "position_blocks": position_blocks}
+from .tables import dtype_of_winners, tables_of
 
 Sizes = tuple[int, ...]
 
@@ -30,37 +38,33 @@ def forward(
     *,
     wants_scores: bool,
     wants_diversity: bool,
-    saves_statistics: bool,
+    saves: bool,
     finished: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Class scores g, diversity scores h, and the statistics of the softmax for `backward`.
+    """Class scores g, diversity scores h, and what `backward` needs.
 
     Args:
         features: F, (B, N, ...), floating.
         runs: how many classes, how many channels each, how many classes, ...: `ChannelGroups.runs` in one list.
         mask: M, (N,) or (B, N), zeros and ones in the dtype of the results; None keeps every channel.
         wants_scores, wants_diversity: whether g and h are wanted.
-        saves_statistics: whether backward of the diversity scores will follow.
+        saves: whether backward will follow.
         finished: int32, set to 0 on the way, for the loss head.
 
     Returns:
-        g and h, (B, C), float32, or float64 where the features are; the maximum of each map, (B, N), in the dtype of
-        the features; 1 / Σ exp(F − maximum) of each map, (B, N), in the dtype of g. Empty where not wanted.
+        g and h, (B, C), float32, or float64 where the features are; the statistics of the softmax, (2, B, N), in the
+        dtype of g: the maximum of each map, and 1 / Σ exp(F − maximum); the winners W_h and W_g of each class and
+        position, packed, (B, C · P), in the order of the features' memory. Empty where not wanted.
     """
     runs = tuple(runs)
     maps = _with_joined_positions(features)
     batch, channels = maps.shape[:2]
     dtype = working_dtype(maps)
     shape = (batch, sum(runs[::2]))
-    scores = maps.new_empty(shape if wants_scores else 0, dtype=dtype)
-    diversity = (
-        torch.empty_like(scores)
-        if wants_scores and wants_diversity
-        else maps.new_empty(shape if wants_diversity else 0, dtype=dtype)
+    winners = maps.new_empty(
+        (batch, shape[1] * _num_positions(maps.shape)) if saves else 0, dtype=dtype_of_winners(runs)
     )
-    maxima = maps.new_empty((batch, channels) if saves_statistics else 0)
-    inverse_sums = maps.new_empty(maxima.shape, dtype=dtype)
-    launch, way = _prepare_forward(
+    prepared = _prepare_forward(
         runs,
         maps.shape,
         maps.stride(),
@@ -68,23 +72,59 @@ def forward(
         None if mask is None else mask.stride(),
         wants_scores,
         wants_diversity,
-        saves_statistics,
+        saves,
         finished is not None,
     )
-    offsets, cuts = tables_of(runs, maps.device)
-    launch(
+    tables = tables_of(runs, maps.device)
+    keeps_statistics = wants_diversity and (saves or prepared.statistics is not None)
+    statistics = maps.new_empty((2, batch, channels) if keeps_statistics else 0, dtype=dtype)
+    common = {
+        "features": maps,
+        "mask": maps if mask is None else mask,
+        "offsets": tables.offsets,
+        "statistics": statistics,
+        "winners": winners,
+        "finished": tables.offsets if finished is None else finished,
+    }
+    if prepared.blocks:
+        if prepared.statistics is not None:
+            prepared.statistics(maps.device, features=maps, statistics=statistics)
+        sums = maps.new_empty((2, prepared.blocks, *shape), dtype=dtype)
+        prepared.forward(maps.device, **common, block_sums=sums)
+        scores, diversity = sums.sum(1)
+        nothing = scores.new_empty(0)
+        return (
+            scores / _num_positions(maps.shape) if wants_scores else nothing,
+            diversity if wants_diversity else nothing,
+            statistics if saves else nothing,
+            winners,
+        )
+    scores = maps.new_empty(shape if wants_scores else 0, dtype=dtype)
+    diversity = maps.new_empty(shape if wants_diversity else 0, dtype=dtype)
+    of_parts = (batch, prepared.parts, _num_positions(maps.shape))
+    part_maxima = maps.new_empty((2, *of_parts) if prepared.parts else 0, dtype=dtype)
+    part_winners = maps.new_empty(of_parts if prepared.parts else 0, dtype=dtype_of_winners(runs))
+    prepared.forward(
         maps.device,
-        features=maps,
-        mask=maps if mask is None else mask,
-        offsets=offsets,
-        tiles=cuts[way],
+        **common,
+        pieces=tables.offsets if prepared.cut is None else tables.pieces[prepared.cut],
+        bundles=tables.offsets if prepared.cut is None else tables.bundles[prepared.cut],
         scores=scores,
         diversity=diversity,
-        maxima=maxima,
-        inverse_sums=inverse_sums,
-        finished=offsets if finished is None else finished,
+        part_maxima=part_maxima,
+        part_winners=part_winners,
     )
-    return scores, diversity, maxima, inverse_sums
+    if prepared.combine is not None and prepared.cut is not None:
+        prepared.combine(
+            maps.device,
+            splits=tables.splits[prepared.cut],
+            part_maxima=part_maxima,
+            part_winners=part_winners,
+            scores=scores,
+            diversity=diversity,
+            winners=winners,
+        )
+    return scores, diversity, statistics, winners
 
 
 def backward(
@@ -94,8 +134,8 @@ def backward(
     *,
     grad_scores: Tensor | None,
     grad_diversity: Tensor | None,
-    maxima: Tensor | None,
-    inverse_sums: Tensor | None,
+    statistics: Tensor | None,
+    winners: Tensor | None,
     grad_loss: Tensor | None = None,
 ) -> Tensor:
     """The gradient of the features, given that of g and h (None where there is none); the formula is in `eager`.
@@ -104,21 +144,26 @@ def backward(
         features, runs, mask: as in `forward`.
         grad_scores: dg, (B, C), of any strides.
         grad_diversity: dh, likewise, or (C,), the same for each sample.
-        maxima, inverse_sums: from `forward`; None if it did not save them.
+        statistics, winners: from `forward`; None if it did not save them.
         grad_loss: a scalar in the dtype of dg that dg and dh are multiplied by.
 
     Returns:
         dF in the shape, dtype and memory layout of the features.
     """
-    if grad_diversity is not None and maxima is None:  # under vmap nothing says that the features require a gradient
-        *_, maxima, inverse_sums = forward(
-            features, runs, None, wants_scores=False, wants_diversity=True, saves_statistics=True
+    if winners is None:  # under vmap nothing says that the features require a gradient
+        *_, statistics, winners = forward(
+            features,
+            runs,
+            mask,
+            wants_scores=grad_scores is not None,
+            wants_diversity=grad_diversity is not None,
+            saves=True,
         )
     runs = tuple(runs)
     maps = _with_joined_positions(features)
     grad = torch.empty_like(features)
     grad_maps = grad if _joined(grad.shape, grad.stride()) is not None else torch.empty_like(maps)
-    launch, way = _prepare_backward(
+    launch = _prepare_backward(
         runs,
         maps.shape,
         maps.stride(),
@@ -130,18 +175,18 @@ def backward(
         None if grad_diversity is None else grad_diversity.stride(),
         grad_loss is not None,
     )
-    offsets, cuts = tables_of(runs, maps.device)
+    tables = tables_of(runs, maps.device)
     launch(
         maps.device,
         features=maps,
         grad=grad_maps,
         mask=maps if mask is None else mask,
-        offsets=offsets,
-        tiles=cuts[way],
+        class_of_channel=tables.class_of_channel,
+        offsets=tables.offsets,
         grad_scores=maps if grad_scores is None else grad_scores,
         grad_diversity=maps if grad_diversity is None else grad_diversity,
-        maxima=maps if maxima is None else maxima,
-        inverse_sums=maps if inverse_sums is None else inverse_sums,
+        statistics=maps if statistics is None else statistics,
+        winners=winners,
         grad_loss=maps if grad_loss is None else grad_loss,
     )
     return grad if grad_maps is grad else grad.copy_(grad_maps.view(grad.shape))
@@ -155,7 +200,7 @@ class Loss(NamedTuple):
         scores: g, (B, C).
         grad_scores: first · ∂L_dis/∂g, (B, C); without the factor where it is 0. Empty where no gradient is wanted.
         grad_diversity: second · ∂(mean of r·h)/∂h of each class, (C,), likewise.
-        maxima, inverse_sums: as `forward` returns them.
+        statistics, winners: as `forward` returns them.
     """
 
     loss: Tensor
@@ -164,8 +209,8 @@ class Loss(NamedTuple):
     scores: Tensor
     grad_scores: Tensor
     grad_diversity: Tensor
-    maxima: Tensor
-    inverse_sums: Tensor
+    statistics: Tensor
+    winners: Tensor
 
 
 def loss(
@@ -195,13 +240,13 @@ def loss(
         saves_gradient: whether backward will follow.
     """
     finished = torch.empty(1, dtype=torch.int32, device=features.device)
-    scores, diversity, maxima, inverse_sums = forward(
+    scores, diversity, statistics, winners = forward(
         features,
         runs,
         mask,
         wants_scores=True,
         wants_diversity=True,
-        saves_statistics=saves_gradient,
+        saves=saves_gradient,
         finished=finished,
     )
     batch, num_classes = scores.shape
@@ -221,7 +266,6 @@ def loss(
         divides_by_size,
         saves_gradient,
     )
-    offsets, _ = tables_of(tuple(runs), features.device)
     launch(
         features.device,
         {"label_smoothing": label_smoothing, "constant": constant, "first": first, "second": second},
@@ -229,7 +273,7 @@ def loss(
         diversity=diversity,
         targets=targets,
         class_weights=scores if class_weights is None else class_weights,
-        offsets=offsets,
+        offsets=tables_of(tuple(runs), features.device).offsets,
         finished=finished,
         sums=scores.new_empty(3 * launch.programs),
         loss=total,
@@ -238,7 +282,7 @@ def loss(
         grad_scores=grad_scores,
         grad_diversity=grad_diversity,
     )
-    return Loss(total, discriminality, mean_diversity, scores, grad_scores, grad_diversity, maxima, inverse_sums)
+    return Loss(total, discriminality, mean_diversity, scores, grad_scores, grad_diversity, statistics, winners)
 
 
 def channel_mask(keys: Tensor, offsets: Tensor, dropped: Tensor, longest: int, dtype: torch.dtype) -> Tensor:
@@ -260,6 +304,26 @@ def channel_mask(keys: Tensor, offsets: Tensor, dropped: Tensor, longest: int, d
     return mask
 
 
+class _Forward(NamedTuple):
+    """The launches of forward.
+
+    Attributes:
+        forward: of whole maps or position blocks.
+        cut: how the groups are cut into pieces; None if they are not.
+        parts: how many pieces are part of a class.
+        combine: the launch that combines those; None without.
+        statistics: the launch before, for h of large maps; None for others.
+        blocks: how many blocks a large map has; 0 for others.
+    """
+
+    forward: Prepared
+    cut: Cut | None = None
+    parts: int = 0
+    combine: Prepared | None = None
+    statistics: Prepared | None = None
+    blocks: int = 0
+
+
 @lru_cache(maxsize=1024)
 def _prepare_forward(
     runs: tuple[int, ...],
@@ -269,24 +333,51 @@ def _prepare_forward(
     mask_strides: Sizes | None,
     wants_scores: bool,
     wants_diversity: bool,
-    saves_statistics: bool,
+    saves: bool,
     resets_finished: bool,
-) -> tuple[Prepared, int]:
-    """The launch, and which of `ways_to_cut` its tiles are."""
+) -> _Forward:
     of_maps = _strides(shape, strides)
-    launch = choose(runs, _num_positions(shape), itemsize, of_maps)
+    batch = shape[0]
+    launch = choose_forward(runs, batch, _num_positions(shape), itemsize, of_maps)
     numbers = {
-        **_aligned(launch, of_maps),
+        **_stride_numbers(of_maps),
+        **_winner_strides(of_maps, runs, shape),
         **_mask_strides(mask_strides),
-        **_sizes(launch, runs, shape),
+        **_sizes(runs, shape),
         "HAS_MASK": mask_strides is not None,
         "WANTS_SCORES": wants_scores,
         "WANTS_DIVERSITY": wants_diversity,
-        "SAVES_STATISTICS": saves_statistics,
+        "SAVES": saves,
         "RESETS_FINISHED": resets_finished,
+        **launch.constants,
+        "num_programs": launch.programs,
     }
-    kernel = _MODULES[launch.kernels].forward_kernel
-    return Prepared(kernel, _programs(launch, shape), {**numbers, **launch.constants}), launch.way
+    programs = batch * launch.programs
+    if launch.kernels == "position_blocks":
+        before = choose_for_statistics(shape[1], batch, itemsize, of_maps)
+        statistics = Prepared(
+            position_blocks.statistics_kernel, batch * before.programs, {**numbers, **before.constants}
+        )
+        return _Forward(
+            Prepared(position_blocks.forward_kernel, programs, numbers),
+            statistics=statistics if wants_diversity else None,
+            blocks=launch.constants["BLOCKS"],
+        )
+    if launch.cut is None:
+        return _Forward(Prepared(whole_maps.forward_kernel, programs, {**numbers, "num_parts": 0}))
+    pieces = pieces_of(runs, launch.cut)
+    numbers |= {"num_parts": pieces.num_parts, "num_splits": len(pieces.splits) // 3}
+    combine = Prepared(
+        whole_maps.combine_kernel,
+        batch * numbers["num_splits"],
+        {**numbers, **choose_to_combine(_num_positions(shape))},
+    )
+    return _Forward(
+        Prepared(whole_maps.forward_kernel, programs, numbers),
+        launch.cut,
+        pieces.num_parts,
+        combine if pieces.num_parts else None,
+    )
 
 
 @lru_cache(maxsize=1024)
@@ -301,28 +392,28 @@ def _prepare_backward(
     grad_scores_strides: Sizes | None,
     grad_diversity_strides: Sizes | None,
     has_grad_loss: bool,
-) -> tuple[Prepared, int]:
-    """The launch, and which of `ways_to_cut` its tiles are."""
+) -> Prepared:
     of_maps, of_grad = _strides(shape, strides), _strides(grad_shape, grad_strides)
-    launch = choose(runs, _num_positions(shape), itemsize, of_maps, of_grad)
+    launch = choose_backward(runs, shape[0], _num_positions(shape), itemsize, of_maps)
     dg_sample, dg_class = grad_scores_strides or (0, 0)
     dh_sample, dh_class = (0, *(grad_diversity_strides or (0,)))[-2:]
     numbers = {
-        **_aligned(launch, of_maps),
-        **{f"grad_{name}": stride for name, stride in _aligned(launch, of_grad).items()},
+        **_stride_numbers(of_maps),
+        **{f"GRAD_{name}": stride for name, stride in _stride_numbers(of_grad).items()},
+        **_winner_strides(of_maps, runs, shape),
         **_mask_strides(mask_strides),
         "grad_scores_sample_stride": dg_sample,
         "grad_scores_class_stride": dg_class,
         "grad_diversity_sample_stride": dh_sample,
         "grad_diversity_class_stride": dh_class,
-        **_sizes(launch, runs, shape),
+        **_sizes(runs, shape),
         "HAS_MASK": mask_strides is not None,
         "HAS_GRAD_SCORES": grad_scores_strides is not None,
         "HAS_GRAD_DIVERSITY": grad_diversity_strides is not None,
         "HAS_GRAD_LOSS": has_grad_loss,
+        **launch.constants,
     }
-    kernel = _MODULES[launch.kernels].backward_kernel
-    return Prepared(kernel, _programs(launch, shape), {**numbers, **launch.constants}), launch.way
+    return Prepared(gradient.backward_kernel, shape[0] * launch.programs, numbers)
 
 
 @lru_cache(maxsize=256)
@@ -400,27 +491,24 @@ def _strides(shape: Sizes, strides: Sizes) -> Strides:
     )
 
 
-def _programs(launch: Launch, shape: Sizes) -> int:
-    return shape[0] * (len(launch.cuts) - 1)
+def _stride_numbers(strides: Strides) -> dict[str, int]:
+    """As the kernels take them: constants, so that the compiler sees alignment, and adds addresses up beforehand."""
+    return {"SAMPLE_STRIDE": strides.sample, "CHANNEL_STRIDE": strides.channel, "POSITION_STRIDE": strides.position}
 
 
-def _aligned(launch: Launch, strides: Strides) -> dict[str, int]:
-    """The strides as the kernels take them: those that must be aligned in units of the alignment."""
-    alignment = launch.constants["ALIGNMENT"]
-    sample, channel, position = strides
-    if launch.constants.get("CHANNELS_LAST"):
-        position //= alignment
-    else:
-        channel //= alignment
-    return {"sample_stride": sample // alignment, "channel_stride": channel, "position_stride": position}
+def _winner_strides(strides: Strides, runs: tuple[int, ...], shape: Sizes) -> dict[str, int]:
+    """Winners lie as the features do: with positions or classes side by side."""
+    if strides.position == 1:
+        return {"WINNER_CLASS_STRIDE": _num_positions(shape), "WINNER_POSITION_STRIDE": 1}
+    return {"WINNER_CLASS_STRIDE": 1, "WINNER_POSITION_STRIDE": sum(runs[::2])}
 
 
-def _sizes(launch: Launch, runs: tuple[int, ...], shape: Sizes) -> dict[str, int]:
+def _sizes(runs: tuple[int, ...], shape: Sizes) -> dict[str, int]:
     return {
+        "batch": shape[0],
         "num_classes": sum(runs[::2]),
         "num_channels": shape[1],
-        "num_positions": _num_positions(shape),
-        "num_tiles": len(launch.cuts) - 1,
+        "NUM_POSITIONS": _num_positions(shape),
     }
 
 

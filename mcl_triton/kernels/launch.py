@@ -1,19 +1,82 @@
-"""How a launch is shaped: from groups, map and memory layout to tile sizes and warps. No timing, and no Triton.
+"""How a launch is shaped: from groups, map, batch and memory layout to tile sizes and warps. No timing, no Triton.
 
-The rules keep registers from spilling, accesses wide, and enough loads in flight. `python -m bench static --kernels`
-compiles what they choose and prints the outcome.
+The rules keep registers from spilling, accesses wide, enough loads in flight, and all of a GPU at work. `python -m
+bench compiled` compiles what they choose and prints registers and widths. The axes of a tile: see `arithmetic`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import lru_cache
-from itertools import accumulate, chain, repeat
-from math import gcd
+from itertools import accumulate, chain, pairwise, repeat
 from typing import NamedTuple
 
-WIDEST_ACCESS = 16  # bytes that a thread loads or stores at once
 LARGEST_WHOLE_MAP = 4096  # positions; a larger map does not fit the registers of a program
+ENOUGH_WARPS = 528  # 4 for each of 132 streaming multiprocessors
+ENOUGH_PROGRAMS = 64 * 132  # more of them are better merged: each begins with some hundred instructions
+WORTH_SPLITTING = 1 << 20  # bytes of features; fewer are done before a further launch has begun
+SHORTEST_PIECE = 64  # channels; the parts of a class cost 12 bytes a position each, to write and to read
+LARGEST_SIDE_BY_SIDE = 32  # channels of a class, where threads next to each other read different classes
+
+
+class Tile(NamedTuple):
+    """Sizes of a tile, and how many warps share it."""
+
+    layers: int
+    columns: int
+    rows: int
+    warps: int
+
+    @property
+    def positions(self) -> int:
+        """That fit the tile."""
+        return self.layers * self.columns
+
+
+# By the positions of a map, up to: the tile. Layers beyond the map cost nothing.
+_ROWS_OF_CLASSES = {  # forward, where the positions of a map lie side by side
+    1: Tile(1, 1, 32, 1),
+    8: Tile(1, 8, 8, 1),
+    64: Tile(8, 8, 4, 1),  # 8 threads a map: the softmax takes 3 shuffles for 8 elements, and no barrier
+    256: Tile(4, 64, 2, 1),  # 16 threads a map, each with up to 16 elements, so that what a map costs is shared by more
+    1024: Tile(8, 128, 1, 1),  # one warp still: no barrier
+    4096: Tile(8, 512, 1, 4),
+}
+_COLUMNS_OF_CLASSES = {  # forward, where the channels lie side by side
+    64: Tile(8, 8, 16, 4),  # threads next to each other are classes next to each other, whose sectors of memory touch
+    256: Tile(16, 16, 8, 4),
+    1024: Tile(16, 64, 4, 8),
+    4096: Tile(16, 256, 2, 8),
+}
+_ROWS_OF_CHANNELS = {  # forward in pieces: as above, and several warps, since there are few programs
+    1: Tile(1, 1, 128, 4),
+    8: Tile(1, 8, 32, 4),
+    64: Tile(8, 8, 16, 4),
+    256: Tile(4, 64, 8, 4),
+    1024: Tile(8, 128, 4, 4),
+    4096: Tile(8, 512, 1, 4),
+}
+_COLUMNS_OF_CHANNELS = {
+    64: Tile(8, 8, 32, 4),
+    256: Tile(16, 16, 16, 8),
+    1024: Tile(16, 64, 8, 16),
+    4096: Tile(16, 256, 2, 8),
+}
+_GRADIENT_ROWS = {  # backward, which keeps less per element
+    1: Tile(1, 1, 128, 4),
+    8: Tile(1, 8, 32, 1),
+    64: Tile(8, 8, 8, 1),
+    256: Tile(8, 32, 4, 1),
+    1024: Tile(8, 128, 1, 1),
+    4096: Tile(8, 512, 1, 4),
+}
+_GRADIENT_COLUMNS = {  # wide rows of memory: 64 bytes of 16-bit channels
+    64: Tile(8, 8, 64, 4),
+    256: Tile(8, 32, 32, 4),
+}
+_BLOCK_OF_ROWS = Tile(8, 128, 1, 4)  # of larger maps
+_BLOCK_OF_COLUMNS = Tile(8, 16, 8, 4)
+_STATISTICS_ROWS = Tile(8, 256, 1, 8)
+_STATISTICS_COLUMNS = Tile(8, 32, 32, 16)
 
 
 class Strides(NamedTuple):
@@ -24,110 +87,145 @@ class Strides(NamedTuple):
     position: int
 
 
-class Launch(NamedTuple):
-    """How the kernels are launched.
+class Cut(NamedTuple):
+    """How groups are cut into pieces.
 
     Attributes:
-        kernels: ``"whole_maps"`` or ``"position_blocks"``.
-        constants: the kernels' constexpr arguments that follow from the shape, and ``num_warps``.
-        cuts: first class of each tile of a sample, and C. One program works on one tile of one sample.
-        way: which of `ways_to_cut` the cuts are, for the kernels that read them from a table.
+        length: channels of the longest piece.
+        width: channels that a tile has side by side, 8 or 32: what the shortest piece costs.
+    """
+
+    length: int
+    width: int
+
+
+class Launch(NamedTuple):
+    """How a kernel is launched.
+
+    Attributes:
+        kernels: ``"whole_maps"``, ``"position_blocks"`` or ``"gradient"``.
+        constants: the kernel's constexpr arguments that follow from the shape, and ``num_warps``.
+        programs: for each sample.
+        cut: how the groups are cut into pieces, of `ways_to_cut`; None where the rows of tiles are whole classes.
     """
 
     kernels: str
     constants: dict[str, int]
-    cuts: tuple[int, ...]
-    way: int = 0
+    programs: int
+    cut: Cut | None = None
 
 
 @lru_cache(maxsize=256)
-def choose(runs: tuple[int, ...], num_positions: int, itemsize: int, *strides: Strides) -> Launch:
+def choose_forward(runs: tuple[int, ...], batch: int, num_positions: int, itemsize: int, strides: Strides) -> Launch:
     """The launch for these groups and maps.
 
     Args:
         runs: how many classes, how many channels each, how many classes, ...
+        batch: B.
         num_positions: P.
         itemsize: bytes of an element.
-        strides: of all maps that the kernel reads or writes: the features, and in backward their gradient.
+        strides: of the features.
     """
-    if num_positions <= LARGEST_WHOLE_MAP and all(of_maps.position == 1 for of_maps in strides):
-        return _whole_maps(runs, num_positions, itemsize, strides)
-    return _position_blocks(runs, num_positions, itemsize, strides)
-
-
-def _whole_maps(runs: tuple[int, ...], num_positions: int, itemsize: int, strides: tuple[Strides, ...]) -> Launch:
-    num_classes = sum(runs[::2])
-    tile_positions = power_of_two(num_positions)
-    # 256 elements are 8 for each thread of a warp: one or two wide loads a channel, and a softmax without a barrier.
-    # Small maps share the warp; large ones take more warps, and at 56×56 16 elements a thread.
-    tile_classes = min(max(1, 256 // tile_positions), power_of_two(num_classes))
-    num_warps = max(1, min(8, tile_positions // 256))
-    constants = {
-        "NUM_POSITIONS": num_positions,
-        "ALIGNMENT": _common_alignment(itemsize, (stride for of in strides for stride in (of.sample, of.channel))),
-        "TILE_CLASSES": tile_classes,
-        "TILE_POSITIONS": tile_positions,
-        # The row of one warp is too little to have in flight; those of several warps are enough.
-        "CHANNELS_A_STEP": _channels_a_step(runs) if num_warps == 1 else 1,
-        "num_warps": num_warps,
-    }
-    return Launch("whole_maps", constants, (*range(0, num_classes, tile_classes), num_classes))
-
-
-def _position_blocks(runs: tuple[int, ...], num_positions: int, itemsize: int, strides: tuple[Strides, ...]) -> Launch:
-    sizes = set(runs[1::2])
-    channels_last = all(of_maps.channel == 1 for of_maps in strides)
-    tile_places = power_of_two(max(sizes))
-    tile_classes = _classes_side_by_side(runs) if channels_last else 1
-    slots = tile_classes * tile_places
-    # Four warps with 16 elements a thread, or 8 where 16 would spill; more only where a single position takes more.
-    elements = 2048 if channels_last and slots <= 64 else 1024
-    tile_positions = min(max(1, elements // slots), power_of_two(num_positions))
-    elements = tile_positions * slots
-    if channels_last:
-        alignment = _common_alignment(itemsize, (stride for of in strides for stride in (of.sample, of.position)))
-        while not ways_to_cut(runs)[_way(alignment)]:
-            alignment //= 2
-        way = _way(alignment)
-    else:
-        alignment = _common_alignment(itemsize, (stride for of in strides for stride in (of.sample, of.channel)))
-        way = 0
-    constants = {
-        "ALIGNMENT": alignment,
-        "CHANNELS_LAST": channels_last,
-        "TILE_POSITIONS": tile_positions,
-        "TILE_CLASSES": tile_classes,
-        "TILE_PLACES": tile_places,
-        "IS_SPREAD": tile_classes > 1 and sizes != {tile_places},
-        "num_warps": max(1, min(4, elements // 256), min(8, elements // 512)),
-    }
-    return Launch("position_blocks", constants, ways_to_cut(runs)[way], way)
+    sizes, num_classes = runs[1::2], sum(runs[::2])
+    in_rows = strides.position == 1
+    if num_positions > LARGEST_WHOLE_MAP:
+        tile = _fitted(_BLOCK_OF_ROWS if in_rows else _BLOCK_OF_COLUMNS, num_classes, itemsize)
+        constants = {**_constants(tile, in_rows, runs), "BLOCKS": -(-num_positions // tile.positions)}
+        return Launch("position_blocks", constants, -(-num_classes // tile.rows) * constants["BLOCKS"])
+    nbytes = batch * num_positions * itemsize * channel_offsets(runs)[-1]
+    enough = ENOUGH_WARPS if nbytes >= WORTH_SPLITTING else 0
+    tile = _fitted(_least(_ROWS_OF_CLASSES if in_rows else _COLUMNS_OF_CLASSES, num_positions), num_classes, itemsize)
+    while tile.rows > 1 and batch * -(-num_classes // tile.rows) * tile.warps < enough:
+        tile = tile._replace(rows=tile.rows // 2)
+    tiles = -(-num_classes // tile.rows)
+    is_uneven = max(sizes) > 2 * _mean_steps(runs, tile.rows)
+    is_idle = batch * tiles * tile.warps < enough
+    if not (is_uneven or is_idle or (not in_rows and max(sizes) > LARGEST_SIDE_BY_SIDE)):
+        tiles_a_program = max(1, batch * tiles // ENOUGH_PROGRAMS)
+        constants = {**_constants(tile, in_rows, runs), "TILES_A_PROGRAM": tiles_a_program, "IN_PIECES": False}
+        return Launch("whole_maps", constants, -(-tiles // tiles_a_program))
+    tiles_of = _ROWS_OF_CHANNELS if in_rows else _COLUMNS_OF_CHANNELS
+    tile = _fitted(_least(tiles_of, num_positions), max(sizes), itemsize)
+    cuts = [cut for cut in ways_to_cut(runs) if cut.width == (32 if tile.rows >= 32 else 8)]
+    programs = {cut: len(pieces_of(runs, cut).bundles) - 1 for cut in cuts if enough or cut.length == max(sizes)}
+    busy = [cut for cut, number in programs.items() if batch * number * tile.warps >= 2 * enough]
+    cut = max(busy, default=min(programs))
+    constants = {**_constants(tile, in_rows, runs), "TILES_A_PROGRAM": 1, "IN_PIECES": True}
+    return Launch("whole_maps", constants, programs[cut], cut)
 
 
 @lru_cache(maxsize=256)
-def ways_to_cut(runs: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-    """First class of each tile, and C, in every way that some layout of the maps asks for.
+def choose_backward(runs: tuple[int, ...], batch: int, num_positions: int, itemsize: int, strides: Strides) -> Launch:
+    """The launch of the gradient; arguments as in `choose_forward`."""
+    in_rows, num_channels = strides.position == 1, channel_offsets(runs)[-1]
+    tile = _fitted(_least(_GRADIENT_ROWS if in_rows else _GRADIENT_COLUMNS, num_positions), num_channels, itemsize)
+    if batch * num_positions * itemsize * num_channels >= WORTH_SPLITTING:
+        tile = _busy(tile, batch, num_channels, num_positions)
+    return Launch("gradient", _constants(tile, in_rows, runs), -(-num_channels // tile.rows))
 
-    First one class a tile; then classes side by side, in tiles that begin at multiples of 1, 2, 4 and 8 channels, empty
-    where the groups do not allow that.
+
+class Pieces(NamedTuple):
+    """Groups cut into pieces of similar length, for programs of similar length.
+
+    Attributes:
+        pieces: class, first channel, channels, and number among the parts of split classes or -1, one after the other.
+        bundles: first piece of each program, and the number of pieces.
+        splits: of each split class: the class, its first part, its parts.
     """
-    one_by_one = tuple(range(sum(runs[::2]) + 1))
-    return one_by_one, *(_cut(runs, _classes_side_by_side(runs), alignment) for alignment in (1, 2, 4, 8))
+
+    pieces: tuple[int, ...]
+    bundles: tuple[int, ...]
+    splits: tuple[int, ...]
+
+    @property
+    def num_parts(self) -> int:
+        """How many pieces are part of a class."""
+        return sum(self.splits[2::3])
 
 
-def _way(alignment: int) -> int:
-    """Which of `ways_to_cut` begins its tiles at multiples of 1, 2, 4 or 8 channels."""
-    return alignment.bit_length()
+def ways_to_cut(runs: tuple[int, ...]) -> list[Cut]:
+    """What `pieces_of` may be asked for: whole classes, and powers of two below the largest."""
+    longest = max(runs[1::2])
+    lengths = [longest, *(1 << n for n in range(SHORTEST_PIECE.bit_length() - 1, (longest - 1).bit_length()))]
+    return [Cut(length, width) for length in lengths for width in (8, 32)]
 
 
-def _classes_side_by_side(runs: tuple[int, ...]) -> int:
-    """How many classes a tile has in channels_last."""
-    # 64 channels side by side fill the sectors of memory that they touch, and four classes of any one size end at a
-    # multiple of four channels. Spreading takes a shuffle for every 32 channels of a tile, and larger groups are wide
-    # enough by themselves.
-    tile_places = power_of_two(max(runs[1::2]))
-    tile_classes = max(4, 64 // tile_places) if tile_places < 64 else 1
-    return min(tile_classes, power_of_two(sum(runs[::2])))
+@lru_cache(maxsize=256)
+def pieces_of(runs: tuple[int, ...], cut: Cut) -> Pieces:
+    """Classes of more channels cut into equal pieces of at most this length, and small ones bundled up to it."""
+    pieces: list[int] = []
+    splits: list[int] = []
+    bundles = [0]
+    parts, load = 0, 0
+    offsets = channel_offsets(runs)
+    for number, (first, end) in enumerate(pairwise(offsets)):
+        count = -(-(end - first) // cut.length)
+        if count > 1:
+            splits += [number, parts, count]
+        for index in range(count):
+            begin, stop = (first + (end - first) * at // count for at in (index, index + 1))
+            cost = max(stop - begin, cut.width)
+            if load and load + cost > cut.length:
+                bundles.append(len(pieces) // 4)
+                load = 0
+            load += cost
+            pieces += [number, begin, stop - begin, parts + index if count > 1 else -1]
+        parts += count if count > 1 else 0
+    return Pieces(tuple(pieces), (*bundles, len(pieces) // 4), tuple(splits))
+
+
+def choose_to_combine(num_positions: int) -> dict[str, int]:
+    """The constexpr arguments of `combine_kernel`, and ``num_warps``."""
+    positions = min(64, power_of_two(num_positions))
+    return {"TILE_PARTS": 32, "TILE_POSITIONS": positions, "num_warps": max(1, min(8, positions // 8))}
+
+
+def choose_for_statistics(num_channels: int, batch: int, itemsize: int, strides: Strides) -> Launch:
+    """The launch of the statistics of large maps."""
+    in_rows = strides.position == 1
+    tile = _fitted(_STATISTICS_ROWS if in_rows else _STATISTICS_COLUMNS, num_channels, itemsize)
+    tile = _busy(tile, batch, num_channels, LARGEST_WHOLE_MAP)
+    return Launch("position_blocks", _sizes(tile, in_rows), -(-num_channels // tile.rows))
 
 
 def choose_for_mask(longest: int) -> dict[str, int]:
@@ -152,6 +250,13 @@ def choose_for_head(num_classes: int) -> dict[str, int]:
     }
 
 
+def place_bits(runs: tuple[int, ...]) -> int:
+    """How many bits hold the place of any channel within its class, or all ones for none; two fill 1, 2, 4 or 8 bytes."""
+    longest = max(runs[1::2])
+    return next(bits for bits in (4, 8, 15, 31) if longest < 1 << bits)
+
+
+@lru_cache(maxsize=256)
 def channel_offsets(runs: tuple[int, ...]) -> tuple[int, ...]:
     """First channel of each class, and N: C + 1 numbers."""
     sizes = chain.from_iterable(repeat(size, classes) for classes, size in zip(runs[::2], runs[1::2], strict=True))
@@ -163,31 +268,46 @@ def power_of_two(number: int) -> int:
     return 1 << (number - 1).bit_length()
 
 
-def _channels_a_step(runs: tuple[int, ...]) -> int:
-    """How many channels are loaded together: up to 3, if the places left empty at the end are a fifth at most.
-
-    A fourth would take registers that AMD's compiler has to spill.
-    """
-
-    def places(step: int) -> int:
-        return sum(classes * (size + -size % step) for classes, size in zip(runs[::2], runs[1::2], strict=True))
-
-    return max(step for step in (1, 2, 3) if 5 * places(step) <= 6 * places(1))
+def _least(tiles: dict[int, Tile], num_positions: int) -> Tile:
+    """The tile for maps of this size; the largest where none fits, for a loop over blocks."""
+    return next((tile for limit, tile in tiles.items() if num_positions <= limit), [*tiles.values()][-1])
 
 
-def _common_alignment(itemsize: int, strides: Iterable[int]) -> int:
-    """The largest number of elements, up to the widest access, that divides all strides."""
-    return gcd(WIDEST_ACCESS // itemsize, *strides)
+def _busy(tile: Tile, batch: int, rows: int, num_positions: int) -> Tile:
+    """With more warps and fewer rows, until a GPU is busy; with blocks of more positions, where maps have several."""
+    while batch * -(-rows // tile.rows) * tile.warps < ENOUGH_WARPS and (tile.warps < 16 or tile.rows > 1):
+        more_warps = tile.warps < 16
+        tile = tile._replace(warps=2 * tile.warps) if more_warps else tile._replace(rows=tile.rows // 2)
+        if tile.positions * tile.rows < 256 * tile.warps and tile.positions < num_positions:
+            tile = tile._replace(columns=2 * tile.columns)
+    return tile
 
 
-def _cut(runs: tuple[int, ...], tile_classes: int, alignment: int) -> tuple[int, ...]:
-    """Tiles of up to so many classes, each of which begins at an aligned channel; empty if some class is in the way."""
+def _fitted(tile: Tile, rows: int, itemsize: int) -> Tile:
+    """With as many rows as there are, and for float64 twice as many threads per element."""
+    tile = tile._replace(rows=min(tile.rows, power_of_two(rows)))
+    if itemsize == 8 and tile.layers > 1:
+        tile = tile._replace(layers=tile.layers // 2, columns=tile.columns * 2, warps=min(16, tile.warps * 2))
+    return tile
+
+
+def _sizes(tile: Tile, in_rows: bool) -> dict[str, int]:
+    return {
+        "LAYERS": tile.layers,
+        "COLUMNS": tile.columns,
+        "ROWS": tile.rows,
+        "COLUMN_AXIS": int(in_rows),
+        "num_warps": tile.warps,
+    }
+
+
+def _constants(tile: Tile, in_rows: bool, runs: tuple[int, ...]) -> dict[str, int]:
+    return {**_sizes(tile, in_rows), "PLACE_BITS": place_bits(runs)}
+
+
+def _mean_steps(runs: tuple[int, ...], rows: int) -> float:
+    """Channels of the largest class of each tile of so many classes, on average."""
     offsets = channel_offsets(runs)
-    cuts = [0]
-    while cuts[-1] < len(offsets) - 1:
-        furthest = min(cuts[-1] + tile_classes, len(offsets) - 1)
-        cut = next((cut for cut in range(furthest, cuts[-1], -1) if offsets[cut] % alignment == 0), None)
-        if cut is None:
-            return ()
-        cuts.append(cut)
-    return tuple(cuts)
+    sizes = [end - first for first, end in pairwise(offsets)]
+    longest = [max(sizes[first : first + rows]) for first in range(0, len(sizes), rows)]
+    return sum(longest) / len(longest)

@@ -1,5 +1,6 @@
 """The kernels equal the oracle in float64, and eager where ties must be broken alike; interpreted where no GPU is."""
 
+import inspect
 from pathlib import Path
 
 import pytest
@@ -25,13 +26,23 @@ from hypothesis import strategies as st
 from triton.runtime.interpreter import GridExecutor
 
 from mcl_triton import ChannelGroups, channel_pool, class_scores, diversity_scores
-from mcl_triton.kernels import host, launch
+from mcl_triton.kernels import host, launch, tables
 from reference.formulas import paper as oracle
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
-# Layouts that take different ways: whole maps, blocks of positions with channels side by side, and with any strides.
-WAYS = {"contiguous": "whole_maps", "channels_last": "position_blocks", "batch last": "position_blocks"}
+# Ways through the kernels, and the layouts that they are for: classes, or channels of cut classes, as the rows of a
+# tile; and maps in blocks, as if they were large. Each with positions side by side, with channels, and with neither.
+WAYS = {
+    "rows": "contiguous",
+    "columns": "channels_last",
+    "strided": "batch last",
+    "pieces of rows": "contiguous",
+    "pieces of columns": "channels_last",
+    "blocks of rows": "contiguous",
+    "blocks of columns": "channels_last",
+    "strided blocks": "batch last",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -45,31 +56,45 @@ def memory_is_poisoned():
 
 @pytest.fixture(autouse=True)
 def launches_are_chosen_anew():
+    forget_launches()
     yield
-    launch.choose.cache_clear()
+    forget_launches()
+
+
+def forget_launches() -> None:
     host.forget_launches()
+    launch.choose_forward.cache_clear()
+    launch.choose_backward.cache_clear()
 
 
-def only(monkeypatch, kernels: str) -> None:
-    """Let no other kernels run than ``"whole_maps"`` or ``"position_blocks"``."""
-    launch.choose.cache_clear()
-    host.forget_launches()
-    monkeypatch.setattr(host, "_MODULES", {kernels: host._MODULES[kernels]})
+@pytest.fixture
+def layout(request, monkeypatch) -> str:
+    """The layout of the features. A way brings one, and nothing but its kernels and tiles."""
+    take_way(monkeypatch, request.param)
+    return WAYS[request.param]
 
 
-def limit_blocks(monkeypatch, num_positions: int) -> None:
-    """Make the blocks of positions at most so large."""
+def take_way(monkeypatch, way: str) -> None:
+    """Leave the other kernels out, and choose small tiles."""
+    monkeypatch.setattr(host, "whole_maps" if "blocks" in way else "position_blocks", None)
+    if "blocks" in way:
+        monkeypatch.setattr(launch, "LARGEST_WHOLE_MAP", 0)
+        limit_tiles(monkeypatch, 8)
+    if "pieces" in way:
+        monkeypatch.setattr(launch, "WORTH_SPLITTING", 0)
+        monkeypatch.setattr(launch, "ENOUGH_WARPS", 1 << 30)
+        monkeypatch.setattr(launch, "SHORTEST_PIECE", 2)
+        monkeypatch.setattr(host, "tables_of", inspect.unwrap(tables.tables_of))  # which keeps what it has made
+    forget_launches()
 
-    def choose(*arguments):
-        chosen = launch.choose(*arguments)
-        if chosen.kernels == "whole_maps":
-            return chosen
-        tile_positions = min(chosen.constants["TILE_POSITIONS"], num_positions)
-        return chosen._replace(constants={**chosen.constants, "TILE_POSITIONS": tile_positions})
 
-    launch.choose.cache_clear()
-    host.forget_launches()
-    monkeypatch.setattr(host, "choose", choose)
+def limit_tiles(monkeypatch, positions: int) -> None:
+    """Blocks of so few positions, and gradients of as few at a time."""
+    tile = launch.Tile(2, positions // 2, 4, 1)
+    for name in ("_BLOCK_OF_ROWS", "_BLOCK_OF_COLUMNS", "_STATISTICS_ROWS", "_STATISTICS_COLUMNS"):
+        monkeypatch.setattr(launch, name, tile)
+    for name in ("_GRADIENT_ROWS", "_GRADIENT_COLUMNS"):
+        monkeypatch.setattr(launch, name, {1: tile})
 
 
 def features_of(kind: str, shape: tuple[int, int, int, int], dtype: torch.dtype, layout: str, seed: int = 0):
@@ -109,7 +134,7 @@ def test_layouts(sizes, mask, layout, dtype):
     check_pool(features, sizes, make_mask(mask, 2, 20), allowed_near_ties=0.1, backend="triton")
 
 
-@pytest.mark.parametrize("layout", WAYS)
+@pytest.mark.parametrize("layout", WAYS, indirect=True)
 @pytest.mark.parametrize(
     ("sizes", "shape"),
     [
@@ -127,28 +152,25 @@ def test_layouts(sizes, mask, layout, dtype):
     ids=lambda value: repr(ChannelGroups(value)).removeprefix("ChannelGroups") if isinstance(value, list) else None,
 )
 def test_sizes(monkeypatch, sizes, shape, layout):
-    only(monkeypatch, "whole_maps" if shape == (1, 1) else WAYS[layout])
     features = features_of("relu", (2, sum(sizes), *shape), torch.float32, layout)
     check_pool(features, sizes, make_mask("shared", 2, sum(sizes)), allowed_near_ties=0.2, backend="triton")
 
 
 @pytest.mark.parametrize(
-    ("shape", "kernels"), [((64, 64), "whole_maps"), ((65, 64), "position_blocks"), ((1, 4097), "position_blocks")]
+    ("shape", "unused"), [((64, 64), "position_blocks"), ((65, 64), "whole_maps"), ((1, 4097), "whole_maps")]
 )
-def test_large_maps(monkeypatch, shape, kernels):
-    only(monkeypatch, kernels)
-    features = features_of("signed", (2, 5, *shape), torch.float32, "contiguous")
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_large_maps(monkeypatch, layout, shape, unused):
+    monkeypatch.setattr(host, unused, None)
+    features = features_of("signed", (2, 5, *shape), torch.float32, layout)
     check_pool(features, [1, 4], make_mask("per sample", 2, 5), backend="triton")
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
 @pytest.mark.parametrize("sizes", [[4] * 5, INTERLEAVED], ids=["uniform", "interleaved"])
-def test_rows_in_blocks(monkeypatch, sizes, dtype):
-    """Contiguous maps as if they were too large for a program."""
-    monkeypatch.setattr(launch, "LARGEST_WHOLE_MAP", 0)
-    limit_blocks(monkeypatch, 8)
-    only(monkeypatch, "position_blocks")
-    features = features_of("relu", (2, 20, 5, 7), dtype, "contiguous")
+@pytest.mark.parametrize("layout", [way for way in WAYS if " " in way], indirect=True)
+def test_pieces_and_blocks(layout, sizes, dtype):
+    features = features_of("relu", (2, 20, 5, 7), dtype, layout)
     check_pool(features, sizes, make_mask("per sample", 2, 20), allowed_near_ties=0.1, backend="triton")
 
 
@@ -162,23 +184,19 @@ def test_random_cases():
         dtype=st.sampled_from(DTYPES),
         layout=st.sampled_from(LAYOUTS),
         mask=st.sampled_from(MASKS),
-        largest_whole_map=st.sampled_from([0, launch.LARGEST_WHOLE_MAP]),
-        block=st.sampled_from([16, 2048]),
+        way=st.sampled_from(["whole maps", "pieces", "blocks"]),
         grads=st.sampled_from(["both", "scores", "diversity"]),
         seed=st.integers(0, 1 << 20),
     )
-    def check(case, kind, dtype, layout, mask, largest_whole_map, block, grads, seed):
+    def check(case, kind, dtype, layout, mask, way, grads, seed):
         nonlocal left_out, compared
         sizes, shape = case
         shape = (min(shape[0], 2), shape[1], min(shape[2], 7), min(shape[3], 7))  # the interpreter is slow
         grads = "scores" if (kind, dtype) in NEAR_TIED else grads
         features = features_of(kind, shape, dtype, layout, seed)
         mask = make_mask(mask, shape[0], shape[1], seed)
-        launch.choose.cache_clear()
-        host.forget_launches()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(launch, "LARGEST_WHOLE_MAP", largest_whole_map)
-            limit_blocks(patch, block)
+            take_way(patch, way)
             left_out += check_pool(features, sizes, mask, grads, seed, allowed_near_ties=1, backend="triton")
         compared += shape[0] * len(sizes)
 
@@ -186,7 +204,7 @@ def test_random_cases():
     assert left_out < 0.05 * compared
 
 
-@pytest.mark.parametrize("layout", WAYS)
+@pytest.mark.parametrize("layout", WAYS, indirect=True)
 def test_gradcheck(layout):
     """Finite differences; both results, and each of them alone."""
     features = features_of("signed", (2, 9, 3, 2), torch.float64, layout).requires_grad_()
@@ -200,10 +218,9 @@ def test_gradcheck(layout):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=dtype_name)
 @pytest.mark.parametrize("kind", ["integers", "few values", "signed zeros", "copies", "constant", "smallest"])
-@pytest.mark.parametrize("layout", WAYS)
+@pytest.mark.parametrize("layout", WAYS, indirect=True)
 def test_ties_of_the_scores_are_broken_as_in_eager(monkeypatch, layout, kind, dtype):
     """By the first of equals; tests of the eager backend say so."""
-    limit_blocks(monkeypatch, 8)
     features = features_of(kind, (2, 20, 4, 8), dtype, layout).requires_grad_()  # 1/32 is exact by any division
     mask = mask_of("per sample", 2, 20)
     ours, eagers = (
@@ -214,7 +231,7 @@ def test_ties_of_the_scores_are_broken_as_in_eager(monkeypatch, layout, kind, dt
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
-@pytest.mark.parametrize("layout", WAYS)
+@pytest.mark.parametrize("layout", WAYS, indirect=True)
 def test_first_of_dead_channels_takes_the_gradient_of_the_diversity(layout, dtype):
     """Channels 1 to 9 are constant and tie at 1/P; channel 0 peaks in the first and the last block of positions."""
     positions = 256
@@ -252,10 +269,9 @@ def spoiled_features(dtype: torch.dtype) -> torch.Tensor:
     [(torch.float32, slice(0, 2)), (torch.float16, slice(0, 1)), (torch.bfloat16, slice(1, 2))],
     ids=["both", "scores", "diversity"],
 )
-@pytest.mark.parametrize("layout", WAYS)
+@pytest.mark.parametrize("layout", WAYS, indirect=True)
 def test_not_finite(monkeypatch, layout, dtype, used):
     """NaN and the infinities arise where the oracle has them, masked channels (0·∞ = NaN) among them."""
-    limit_blocks(monkeypatch, 32)
     mask = torch.ones(3, 20)
     mask[:, [1, 6, 9, 19]] = 0
     mask[0, 9] = 1
@@ -275,7 +291,7 @@ def test_not_finite(monkeypatch, layout, dtype, used):
 
 
 @pytest.mark.parametrize("incoming", ["expanded", "transposed", "one element", "only scores", "only diversity"])
-@pytest.mark.parametrize("layout", WAYS)
+@pytest.mark.parametrize("layout", WAYS, indirect=True)
 def test_incoming_gradients(layout, incoming):
     features = features_of("signed", (3, 20, 4, 5), torch.float64, layout).requires_grad_()
     mask = make_mask("per sample", 3, 20)
@@ -285,7 +301,7 @@ def test_incoming_gradients(layout, incoming):
     torch.testing.assert_close(gradient.cpu(), expected, rtol=1e-12, atol=1e-15)
 
 
-@pytest.mark.parametrize("layout", WAYS)
+@pytest.mark.parametrize("layout", WAYS, indirect=True)
 def test_two_runs_are_equal_bit_by_bit(layout):
     """Which says something on a GPU; the interpreter runs one program after the other."""
     features = features_of("signed", (2, 20, 5, 7), torch.float32, layout).requires_grad_()
@@ -321,20 +337,13 @@ def without_copies(monkeypatch):
 @pytest.mark.usefixtures("without_copies")
 @pytest.mark.parametrize("far", [1 << 30, (1 << 31) + 16], ids=["product", "stride"])  # what is too large for int32
 @pytest.mark.parametrize(
-    ("kernels", "strides"),
-    [
-        ("whole_maps", ("far", 4, 1)),
-        ("whole_maps", (4, "far", 1)),
-        ("position_blocks", ("far", 1, 4)),
-        ("position_blocks", (4, 1, "far")),
-        ("position_blocks", ("far", 8, 2)),
-        ("position_blocks", (8, "far", 2)),
-        ("position_blocks", (8, 2, "far")),
-    ],
-    ids=lambda value: "-".join(map(str, value)) if isinstance(value, tuple) else value,
+    "strides",
+    [("far", 4, 1), (4, "far", 1), ("far", 1, 4), (4, 1, "far"), ("far", 8, 2), (8, "far", 2), (8, 2, "far")],
+    ids=lambda strides: "-".join(map(str, strides)),
 )
-def test_features_and_gradient_far_apart(monkeypatch, tmp_path, kernels, strides, far):
-    only(monkeypatch, kernels)
+@pytest.mark.parametrize("way", ["whole maps", "pieces", "blocks"])
+def test_features_and_gradient_far_apart(monkeypatch, tmp_path, way, strides, far):
+    take_way(monkeypatch, way)
     strides = tuple(far if stride == "far" else stride for stride in strides)
     features = lay_out_far(make_features("signed", (4, 4, 2, 2), torch.bfloat16).flatten(2), strides, tmp_path)
     empty_like = torch.empty_like
@@ -351,7 +360,7 @@ def test_features_and_gradient_far_apart(monkeypatch, tmp_path, kernels, strides
 
 @pytest.mark.usefixtures("without_copies")
 @pytest.mark.parametrize("strides", [(1 << 30, 1), (1, 1 << 30)], ids=["samples", "channels and classes"])
-@pytest.mark.parametrize("layout", WAYS)
+@pytest.mark.parametrize("layout", WAYS, indirect=True)
 def test_mask_and_incoming_gradients_far_apart(tmp_path, layout, strides):
     features = features_of("signed", (4, 4, 3, 3), torch.float32, layout).requires_grad_()
     near = [make_mask("per sample", 4, 4), *torch.randn(2, 4, 3)]
@@ -367,7 +376,7 @@ def test_mask_and_incoming_gradients_far_apart(tmp_path, layout, strides):
 
 
 @pytest.mark.parametrize("backend", ["eager", "triton"])
-@pytest.mark.parametrize("layout", WAYS)
+@pytest.mark.parametrize("layout", WAYS, indirect=True)
 def test_each_result_alone(layout, backend):
     features = features_of("relu", (2, 20, 5, 7), torch.float32, layout).requires_grad_()
     mask, groups = mask_of("per sample", 2, 20), ChannelGroups(INTERLEAVED)
@@ -394,7 +403,7 @@ def test_scores_alone_take_no_softmax(monkeypatch):
     class_scores(features, ChannelGroups(INTERLEAVED), backend="eager").sum().backward()
 
 
-@pytest.mark.parametrize("layout", WAYS)
+@pytest.mark.parametrize("layout", WAYS, indirect=True)
 def test_what_is_saved_for_backward(layout):
     """Beside features and mask, two numbers for each map; for the scores alone, none."""
     features = features_of("signed", (2, 20, 5, 7), torch.bfloat16, layout).requires_grad_()

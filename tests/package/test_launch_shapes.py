@@ -1,4 +1,4 @@
-"""What `launch.choose` promises to the kernels, for any groups, maps and strides."""
+"""What the launch rules promise to the kernels, for any groups, maps, batch and strides."""
 
 from itertools import pairwise
 from math import prod
@@ -8,7 +8,19 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mcl_triton.kernels.launch import LARGEST_WHOLE_MAP, Launch, Strides, choose
+from mcl_triton.kernels import launch
+from mcl_triton.kernels.launch import (
+    ENOUGH_WARPS,
+    LARGEST_WHOLE_MAP,
+    Launch,
+    Strides,
+    choose_backward,
+    choose_for_statistics,
+    choose_forward,
+    pieces_of,
+    place_bits,
+    ways_to_cut,
+)
 
 LARGEST_TILE = 1 << 20  # elements; Triton takes no more
 LARGEST_GROUP = 5_000
@@ -19,28 +31,13 @@ sizes_of_classes = st.one_of(
     st.builds(lambda size, classes: [size] * classes, small | st.integers(1, 400), small | st.integers(1, 300)),
     st.builds(lambda size, few, many: [size] * few + [size + 1] * many, *[st.integers(1, 60)] * 3),  # as `split` gives
     st.lists(st.integers(1, LARGEST_GROUP), min_size=1, max_size=4),
+    st.builds(lambda size, ones: [size] + [1] * ones, st.integers(1, LARGEST_GROUP), st.integers(0, 200)),
 )
-some_stride = st.one_of(st.integers(0, 5_000), st.sampled_from([8, 16, 49, 196, 1 << 31, 3 << 40]))
-itemsizes = st.sampled_from([2, 4, 8])
-
-
-@st.composite
-def strides_of_maps(draw) -> list[Strides]:
-    """Of the features, and of their gradient or not; half of them with channels or positions side by side."""
-    kind = draw(st.sampled_from(["rows", "channels last", "any"]))
-    count = draw(st.integers(1, 2))
-    return [
-        Strides(
-            draw(some_stride),
-            1 if kind == "channels last" else draw(some_stride),
-            1 if kind == "rows" else draw(some_stride),
-        )
-        for _ in range(count)
-    ]
+ROWS, COLUMNS, NEITHER = Strides(1 << 20, 196, 1), Strides(1 << 20, 1, 2048), Strides(1 << 20, 8, 4)
 
 
 def runs_of(sizes: list[int]) -> tuple[int, ...]:
-    """The form that `choose` takes: how many classes, how many channels each, ..."""
+    """The form that the rules take: how many classes, how many channels each, ..."""
     runs: list[int] = []
     for size in sizes:
         if runs and runs[-1] == size:
@@ -50,136 +47,150 @@ def runs_of(sizes: list[int]) -> tuple[int, ...]:
     return tuple(runs)
 
 
-def tiles_of(launch: Launch, sizes: list[int]) -> list[list[int]]:
-    """The sizes of each tile's classes."""
-    return [sizes[first:end] for first, end in pairwise(launch.cuts)]
-
-
-def is_power_of_two(number: int) -> bool:
-    return number.bit_count() == 1
+def work_of_programs(chosen: Launch, sizes: list[int]) -> list[int]:
+    """Of the programs of one sample: the maps of a tile's rows that pass by one after the other."""
+    rows = chosen.constants["ROWS"]
+    if chosen.cut:
+        pieces, bundles, _ = pieces_of(runs_of(sizes), chosen.cut)
+        tiles = [-(-channels // rows) for channels in pieces[2::4]]
+    else:
+        tiles = [max(sizes[first : first + rows]) for first in range(0, len(sizes), rows)]
+        step = chosen.constants.get("TILES_A_PROGRAM", 1)
+        bundles = (*range(0, len(tiles), step), len(tiles))
+    work = [sum(tiles[first:end]) for first, end in pairwise(bundles)]
+    return work * chosen.constants.get("BLOCKS", 1)
 
 
 def any_case(test):
-    positions = st.integers(1, 300) | st.integers(1, 20_000)
-    given_case = given(sizes=sizes_of_classes, num_positions=positions, itemsize=itemsizes, strides=strides_of_maps())
-    return settings(max_examples=400)(given_case(test))
+    given_case = given(
+        sizes=sizes_of_classes,
+        batch=st.integers(1, 64),
+        positions=st.sampled_from([1, 3, 49, 196, 784, 3136, 12544]) | st.integers(1, 20_000),
+        itemsize=st.sampled_from([2, 4, 8]),
+        strides=st.sampled_from([ROWS, COLUMNS, NEITHER]),
+    )
+    return settings(max_examples=300)(given_case(test))
 
 
 @any_case
-def test_tiles_are_the_classes_in_order(sizes, num_positions, itemsize, strides):
-    launch = choose(runs_of(sizes), num_positions, itemsize, *strides)
-    tiles = tiles_of(launch, sizes)
-    assert launch.cuts[0] == 0
-    assert launch.cuts[-1] == len(sizes)
-    assert all(0 < len(tile) <= launch.constants["TILE_CLASSES"] for tile in tiles)
-    if launch.kernels == "whole_maps":  # which works the cuts out by itself
-        assert all(len(tile) == launch.constants["TILE_CLASSES"] for tile in tiles[:-1])
+def test_each_channel_is_in_one_piece(sizes, batch, positions, itemsize, strides):
+    """In order; the pieces of one class follow one another, and are numbered if there are several."""
+    runs = runs_of(sizes)
+    for cut in ways_to_cut(runs):
+        pieces, bundles, splits = pieces_of(runs, cut)
+        rows = [pieces[first : first + 4] for first in range(0, len(pieces), 4)]
+        channels = [(number, channel) for number, first, count, _ in rows for channel in range(first, first + count)]
+        classes = [number for number, size in enumerate(sizes) for _ in range(size)]
+        assert channels == list(zip(classes, range(sum(sizes)), strict=True))
+        assert max(count for _, _, count, _ in rows) <= cut.length
+        assert (bundles[0], bundles[-1]) == (0, len(rows))
+        assert all(first < end for first, end in pairwise(bundles))
+        parts = [part for *_, part in rows if part >= 0]
+        assert parts == list(range(len(parts)))
+        split = {number: [part for of, _, _, part in rows if of == number] for number, *_, part in rows if part >= 0}
+        expected = [number for of, own in split.items() for number in (of, own[0], len(own))]
+        assert list(splits) == expected
 
 
 @any_case
-@example(sizes=[5] * 70, num_positions=3, itemsize=2, strides=[Strides(1050, 1, 350)])
-def test_whole_maps_hold_a_map(sizes, num_positions, itemsize, strides):
-    launch = choose(runs_of(sizes), num_positions, itemsize, *strides)
-    if launch.kernels == "whole_maps":
-        assert num_positions <= LARGEST_WHOLE_MAP
-        assert all(of_maps.position == 1 for of_maps in strides)
-        assert launch.constants["NUM_POSITIONS"] == num_positions <= launch.constants["TILE_POSITIONS"]
+def test_a_tile_holds_a_map_or_a_block(sizes, batch, positions, itemsize, strides):
+    chosen = choose_forward(runs_of(sizes), batch, positions, itemsize, strides)
+    held = chosen.constants["LAYERS"] * chosen.constants["COLUMNS"]
+    if chosen.kernels == "whole_maps":
+        assert positions <= held
+        assert positions <= LARGEST_WHOLE_MAP
     else:
-        assert num_positions > LARGEST_WHOLE_MAP or any(of_maps.position != 1 for of_maps in strides)
+        assert positions > LARGEST_WHOLE_MAP
+        assert (chosen.constants["BLOCKS"] - 1) * held < positions <= chosen.constants["BLOCKS"] * held
+    assert chosen.programs == len(work_of_programs(chosen, sizes))
+    assert chosen.constants["COLUMN_AXIS"] == (strides.position == 1)
 
 
 @any_case
-def test_position_blocks_hold_all_channels_of_a_tile(sizes, num_positions, itemsize, strides):
-    launch = choose(runs_of(sizes), num_positions, itemsize, *strides)
-    if launch.kernels == "whole_maps":
-        return
-    constants = launch.constants
-    slots = constants["TILE_CLASSES"] * constants["TILE_PLACES"]
-    for tile in tiles_of(launch, sizes):
-        assert max(tile) <= constants["TILE_PLACES"]
-        assert sum(tile) <= slots
-        if not constants["IS_SPREAD"]:  # then each channel's number in the tile is its slot
-            assert all(size == constants["TILE_PLACES"] for size in tile[:-1])
-    assert constants["CHANNELS_LAST"] == all(of_maps.channel == 1 for of_maps in strides)
+@example(sizes=[LARGEST_GROUP], batch=1, positions=20_000, itemsize=8, strides=COLUMNS)
+def test_triton_can_compile_the_tiles(sizes, batch, positions, itemsize, strides):
+    runs = runs_of(sizes)
+    for chosen in (
+        choose_forward(runs, batch, positions, itemsize, strides),
+        choose_backward(runs, batch, positions, itemsize, strides),
+        choose_for_statistics(sum(sizes), batch, itemsize, strides),
+    ):
+        tile = [chosen.constants[name] for name in ("LAYERS", "COLUMNS", "ROWS")]
+        warps = chosen.constants["num_warps"]
+        assert all(length.bit_count() == 1 for length in tile)
+        assert prod(tile) <= LARGEST_TILE
+        assert warps in (1, 2, 4, 8, 16)
+        assert prod(tile) <= 64 * 32 * warps  # elements of a thread, of which some lie outside of the map
+    assert max(sizes) < 1 << place_bits(runs)
 
 
 @any_case
-@example(sizes=[3] * 3 + [5] * 7, num_positions=9, itemsize=2, strides=[Strides(44 * 9, 1, 44)])
-@example(sizes=[10] * 6 + [11] * 4, num_positions=49, itemsize=2, strides=[Strides(104 * 49, 1, 104)])
-def test_what_is_called_aligned_is(sizes, num_positions, itemsize, strides):
-    launch = choose(runs_of(sizes), num_positions, itemsize, *strides)
-    alignment = launch.constants["ALIGNMENT"]
-    assert is_power_of_two(alignment)
-    assert alignment * itemsize <= 16
-    channels_last = launch.constants.get("CHANNELS_LAST", False)
-    for of_maps in strides:
-        assert of_maps.sample % alignment == 0
-        assert (of_maps.position if channels_last else of_maps.channel) % alignment == 0
-    if channels_last:
-        assert all(sum(sizes[:cut]) % alignment == 0 for cut in launch.cuts)
+def test_no_program_has_more_than_twice_the_mean_work(sizes, batch, positions, itemsize, strides):
+    """Where there is enough of it to be shared; a larger map than 1024 positions takes one channel a step."""
+    chosen = choose_forward(runs_of(sizes), batch, min(positions, 1024), itemsize, strides)
+    if batch * sum(sizes) * min(positions, 1024) * itemsize >= 1 << 20:
+        work = work_of_programs(chosen, sizes)
+        assert max(work) <= 2 * sum(work) / len(work) + 1
 
 
-@any_case
-@example(sizes=[LARGEST_GROUP], num_positions=20_000, itemsize=8, strides=[Strides(1, 1, LARGEST_GROUP)] * 2)
-def test_triton_can_compile_the_tiles(sizes, num_positions, itemsize, strides):
-    constants = choose(runs_of(sizes), num_positions, itemsize, *strides).constants
-    tile = [constants.get(name, 1) for name in ("TILE_CLASSES", "TILE_PLACES", "TILE_POSITIONS")]
-    assert all(is_power_of_two(length) for length in tile)
-    assert prod(tile) <= LARGEST_TILE
-    assert constants["num_warps"] in (1, 2, 4, 8)
-    if max(sizes) <= 4096:
-        assert prod(tile) <= 512 * constants["num_warps"]  # 16 elements a thread
+CLIFFS = {
+    "7 of 340, 7x7": ([340] * 7, 8, 49),
+    "7 of 340, 14x14": ([340] * 7, 8, 196),
+    "1 of 2048, 7x7": ([2048], 16, 49),
+    "1 of 2048, 14x14": ([2048], 16, 196),
+    "2000 beside ones, 7x7": ([2000] + [1] * 48, 16, 49),
+    "2000 beside ones, 14x14": ([2000] + [1] * 48, 16, 196),
+    "10 of 6, 112x112, 2": ([6] * 10, 2, 12544),
+    "8 of 8, 112x112, 2": ([8] * 8, 2, 12544),
+    "10 of 6, 112x112, 16": ([6] * 10, 16, 12544),
+    "8 of 8, 112x112, 16": ([8] * 8, 16, 12544),
+    "100,000 of 1": ([1] * 100_000, 2, 49),
+    "ResNet50, batch 1": ([10] * 152 + [11] * 48, 1, 196),
+}
 
 
-@any_case
-def test_a_tile_of_channels_last_is_wide(sizes, num_positions, itemsize, strides):
-    """It has room for 64 channels side by side, or for all classes."""
-    constants = choose(runs_of(sizes), num_positions, itemsize, *strides).constants
-    if constants.get("CHANNELS_LAST"):
-        slots = constants["TILE_CLASSES"] * constants["TILE_PLACES"]
-        assert slots >= 64 or constants["TILE_CLASSES"] >= len(sizes)
+@pytest.mark.parametrize("itemsize", [2, 4])
+@pytest.mark.parametrize("strides", [ROWS, COLUMNS], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("case", CLIFFS)
+def test_cliffs(case, strides, itemsize):
+    """Groups and maps that would leave most of a GPU idle, if each class were a program's."""
+    sizes, batch, positions = CLIFFS[case]
+    runs = runs_of(sizes)
+    forward = choose_forward(runs, batch, positions, itemsize, strides)
+    work = work_of_programs(forward, sizes)
+    assert max(work) <= 2 * sum(work) / len(work)
+    launches = [forward, choose_backward(runs, batch, positions, itemsize, strides)]
+    if positions > LARGEST_WHOLE_MAP:
+        launches.append(choose_for_statistics(sum(sizes), batch, itemsize, strides))
+    for chosen in launches:
+        if batch * sum(sizes) * positions * itemsize >= 1 << 20:
+            assert batch * chosen.programs * chosen.constants["num_warps"] >= ENOUGH_WARPS, chosen
+    if forward.cut and pieces_of(runs, forward.cut).num_parts:
+        parts = pieces_of(runs, forward.cut).num_parts
+        assert 2 * (8 + 4) * batch * parts * positions <= 0.3 * batch * sum(sizes) * positions * itemsize
 
 
-@pytest.mark.parametrize(
-    ("sizes", "alignment"),
-    [
-        ([10] * 200, 8),  # 2000 channels
-        ([3] * 200, 8),  # 600
-        ([10] * 152 + [11] * 48, 4),  # 2048, but four classes of one size hold 40 or 44 channels
-        ([2] * 88 + [3] * 112, 8),
-        ([5] * 3, 1),
-    ],
-    ids=str,
-)
-def test_usual_groups_keep_wide_accesses_in_channels_last(sizes, alignment):
-    channels = sum(sizes)
-    launch = choose(runs_of(sizes), 196, 2, Strides(196 * channels, 1, channels))
-    assert launch.constants["ALIGNMENT"] == alignment
-
-
-def test_the_gradient_counts_too():
-    """Where the features lie in rows and their gradient does not, or is aligned to less."""
-    rows, columns, odd = Strides(960, 48, 1), Strides(960, 1, 20), Strides(980, 49, 1)
-    runs = runs_of([4] * 5)
-    assert choose(runs, 48, 2, rows).kernels == choose(runs, 48, 2, rows, odd).kernels == "whole_maps"
-    assert choose(runs, 48, 2, rows, columns).kernels == "position_blocks"
-    assert not choose(runs, 48, 2, rows, columns).constants["CHANNELS_LAST"]
-    assert choose(runs, 48, 2, rows).constants["ALIGNMENT"] == 8
-    assert choose(runs, 48, 2, rows, odd).constants["ALIGNMENT"] == 1
+def test_real_groups_are_not_split():
+    """One launch each way, for the networks and data sets that people use."""
+    for channels in (512, 2048):
+        for classes in (100, 102, 196, 200):
+            size, larger = divmod(channels, classes)
+            runs = (classes - larger, size, larger, size + 1)
+            for positions in (49, 196, 784):
+                for strides in (ROWS, COLUMNS):
+                    assert choose_forward(runs, 16, positions, 4, strides).cut is None
 
 
 @pytest.mark.parametrize("sizes", [[3] * 100_000, [1, 2] * 50_000], ids=["uniform", "interleaved"])
-@pytest.mark.parametrize(
-    "strides", [Strides(1 << 20, 49, 1), Strides(1 << 25, 1, 1 << 19)], ids=["rows", "channels last"]
-)
+@pytest.mark.parametrize("strides", [ROWS, COLUMNS], ids=["rows", "channels last"])
 def test_many_classes_take_no_time(sizes, strides):
     """Once for a shape 0.2 s at most, then 0.02 s, measured; the bounds leave room for a busy machine."""
     runs = runs_of(sizes)
-    choose.cache_clear()
+    launch.choose_forward.cache_clear()
     start = perf_counter()
-    first = choose(runs, 49, 4, strides)
+    first = choose_forward(runs, 2, 49, 4, strides)
     middle = perf_counter()
-    second = choose(runs, 49, 4, strides)
+    second = choose_forward(runs, 2, 49, 4, strides)
     end = perf_counter()
     assert first is second
     assert middle - start < 2
