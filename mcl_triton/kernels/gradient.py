@@ -40,7 +40,7 @@ def backward_kernel(
     grad_diversity_class_stride,
     batch,
     num_classes,
-    num_channels,
+    NUM_CHANNELS: tl.constexpr,
     NUM_POSITIONS: tl.constexpr,
     SAMPLE_STRIDE: tl.constexpr,
     CHANNEL_STRIDE: tl.constexpr,
@@ -63,9 +63,9 @@ def backward_kernel(
     # s[j,k] = softmax_k F[j,k],  w[j] = Σ_k dh · s[j,k] · [W_h[k] = j]
     # dF[j,k] = s[j,k] · (dh · [W_h[k] = j] − w[j]) + dg / P · M[j] · [W_g[k] = j]
     # A channel that wins nowhere has w = 0 also where dh is infinite.
-    sample, tile = tile_of_program(tl.cdiv(num_channels, ROWS))
+    sample, tile = tile_of_program(tl.cdiv(NUM_CHANNELS, ROWS))
     channels = tile * ROWS + tl.arange(0, ROWS)
-    is_channel = channels < num_channels
+    is_channel = channels < NUM_CHANNELS
     classes = tl.load(class_of_channel + channels, mask=is_channel, other=0)
     j = for_rows(channels - tl.load(offsets + classes, mask=is_channel, other=0), COLUMN_AXIS)  # place in its class
     classes = classes.to(tl.int64)
@@ -93,8 +93,8 @@ def backward_kernel(
         if HAS_GRAD_LOSS:
             dh *= tl.load(grad_loss)
         dh = for_rows(dh, COLUMN_AXIS)
-        m = statistics + sample * num_channels + rows
-        inverse_sum = tl.load(m + batch.to(tl.int64) * num_channels, mask=is_channel, other=0.0)
+        m = statistics + sample * NUM_CHANNELS + rows
+        inverse_sum = tl.load(m + batch.to(tl.int64) * NUM_CHANNELS, mask=is_channel, other=0.0)
         inverse_sum = for_rows(inverse_sum, COLUMN_AXIS)
         m = for_rows(tl.load(m, mask=is_channel, other=0.0), COLUMN_AXIS)
         w = tl.zeros(tile_shape(LAYERS, COLUMNS, ROWS, COLUMN_AXIS), dtype)

@@ -508,6 +508,7 @@ def _sizes(runs: tuple[int, ...], shape: Sizes) -> dict[str, int]:
         "batch": shape[0],
         "num_classes": sum(runs[::2]),
         "num_channels": shape[1],
+        "NUM_CHANNELS": shape[1],  # for the kernel whose rows are channels: how well aligned its last tile is
         "NUM_POSITIONS": _num_positions(shape),
     }
 

@@ -72,6 +72,7 @@ _GRADIENT_ROWS = {  # backward, which keeps less per element
 _GRADIENT_COLUMNS = {  # wide rows of memory: 64 bytes of 16-bit channels
     64: Tile(8, 8, 64, 4),
     256: Tile(8, 32, 32, 4),
+    1 << 31: Tile(8, 16, 32, 4),  # blocks of larger maps
 }
 _BLOCK_OF_ROWS = Tile(8, 128, 1, 4)  # of larger maps
 _BLOCK_OF_COLUMNS = Tile(8, 16, 8, 4)
@@ -251,7 +252,7 @@ def choose_for_head(num_classes: int) -> dict[str, int]:
 
 
 def place_bits(runs: tuple[int, ...]) -> int:
-    """How many bits hold the place of any channel within its class, or all ones for none; two fill 1, 2, 4 or 8 bytes."""
+    """How many bits hold the place of a channel within its class, or all ones for none; two fit 1, 2, 4 or 8 bytes."""
     longest = max(runs[1::2])
     return next(bits for bits in (4, 8, 15, 31) if longest < 1 << bits)
 

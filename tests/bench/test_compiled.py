@@ -10,7 +10,6 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
-from itertools import accumulate, pairwise
 from math import gcd
 
 import pytest
@@ -34,25 +33,14 @@ from mcl_triton import ChannelGroups
 
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton's compiler")
 
-# An SM has 65536 registers: 144 let 14 programs of one warp run side by side, 96 five programs of four warps, 128 four.
-NVIDIA_REGISTERS = {
-    "whole_maps.forward": 128,
-    "whole_maps.backward": 144,
-    "position_blocks.forward": 96,
-    "position_blocks.backward": 128,
-    "masks.mask": 128,
-}
-# A SIMD unit has 512 per lane: 80 let six warps take turns. The backward of position_blocks needs 84 since its gradient
-# has NaN and infinity exactly where the formula has them: five warps.
-AMD_REGISTERS = {kernel: 80 for kernel in NVIDIA_REGISTERS} | {"position_blocks.backward": 84}
-# The same change costs it 8 bytes of stack on NVIDIA in a few of the odd cases.
-ODD_STACK_BYTES = {"position_blocks.backward": 8}
-# Triton 3.8 takes up to 150 for forward of 7×7 maps on sm_90 and sm_100: 13 programs of one warp side by side.
-# In their backward on gfx942 it moves 4 scalar registers to a vector register, which costs no memory.
-OLDER_NVIDIA_REGISTERS = {**NVIDIA_REGISTERS, "whole_maps.forward": 152}
+# An SM has 65536 registers. A thread has up to 32 elements at a time, independent of each other, so that 8 warps side
+# by side are enough: of 255 registers, the most a thread can have.
+NVIDIA_REGISTERS = {"whole_maps.forward": 240, "gradient.backward": 240, "masks.mask": 128}
+# A SIMD unit has 512 for each lane: 256 let two warps take turns.
+AMD_REGISTERS = 256
 OLDER_SCALAR_SPILLS = 4
 KERNELS = list(NVIDIA_REGISTERS)
-OF_MAPS = KERNELS[:4]  # that read the features, or write their gradient
+OF_MAPS = KERNELS[:2]  # that read the features, or write their gradient
 FROM_SCRATCH, RESNET50 = ChannelGroups.uniform(200, 3), ChannelGroups.split(2048, 200)
 
 
@@ -83,9 +71,7 @@ def of_kernel(reports: list[Report], kernel: str) -> list[Report]:
 def check_registers(report: Report) -> None:
     """Registers within the bound, none on the stack or in scratch memory."""
     is_older = Version(version("triton")) < Version("3.9")
-    of_nvidia = OLDER_NVIDIA_REGISTERS if is_older else NVIDIA_REGISTERS
-    bounds = AMD_REGISTERS if report.target == "gfx942" else of_nvidia
-    assert report.registers <= bounds[report.kernel], report
+    assert report.registers <= (AMD_REGISTERS if report.target == "gfx942" else NVIDIA_REGISTERS[report.kernel]), report
     assert report.spills == report.stack == 0, report
     assert report.scalar_spills <= (OLDER_SCALAR_SPILLS if is_older else 0), report
 
@@ -94,23 +80,23 @@ def check_widths(report: Report) -> None:
     """All of F and dF that a thread has to move is accounted for, in accesses as wide as alignment allows."""
     whats = ["load features", "store grad"] if report.kernel.endswith("backward") else ["load features"]
     assert {access.what for access in report.maps} == set(whats), report
-    wanted = max(map(width_that_is_possible, report.cases))
+    wanted = max(width_that_is_possible(case, report.kernel) for case in report.cases)
     for access in report.maps:
         assert sum(access.widths) >= access.thread_bytes > 0, report  # else some instruction was not recognised
         assert min(access.widths) >= wanted, report
 
 
-def width_that_is_possible(case: Variant) -> int:
-    """Bytes, up to 8, that alignment lets one instruction access anywhere in the features; memory begins aligned."""
-    itemsize, sizes = case.dtype.itemsize, case.groups.sizes
+def width_that_is_possible(case: Variant, kernel: str) -> int:
+    """Bytes, up to 8, that alignment lets one instruction access anywhere in the features; memory begins aligned.
+
+    Forward reads channels_last one element per thread: the threads of a warp are classes next to each other, and what
+    else lies in the sectors of memory that they touch is read by the next instructions, from the cache.
+    """
     if case.layout == "contiguous":  # the map of each channel follows that of the one before
-        return gcd(8, case.side**2 * itemsize)
-    for width in (8, 4):  # the channels of each position follow those of the one before
-        # A tile of whole classes is to begin and end at such a multiple, and to be no more than four classes.
-        ends = [number for number, end in enumerate(accumulate(sizes, initial=0)) if end * itemsize % width == 0]
-        if ends[-1] == len(sizes) and all(second - first <= 4 for first, second in pairwise(ends)):
-            return width
-    return itemsize
+        return gcd(8, case.side**2 * case.dtype.itemsize)
+    if kernel == "whole_maps.forward":
+        return case.dtype.itemsize
+    return gcd(8, case.groups.num_channels * case.dtype.itemsize)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -136,7 +122,10 @@ def test_shared_memory_leaves_room_for_other_programs(reports: list[Report]) -> 
 def test_what_stays_narrow_and_why(reports: list[Report]) -> None:
     """Contiguous maps of 7×7, whose rows begin at odd elements; and 306 channels of two bytes in channels_last."""
     narrow = set()
-    for report in (report for kernel in OF_MAPS for report in of_kernel(reports, kernel)):
+    of_maps = [report for kernel in OF_MAPS for report in of_kernel(reports, kernel)]
+    for report in of_maps:
+        if report.kernel == "whole_maps.forward" and report.cases[0].layout == "channels_last":
+            continue  # one element at a time, on purpose
         width = min(min(access.widths) for access in report.maps)
         if width < 8:
             shapes = {
@@ -172,8 +161,7 @@ def test_the_mask_has_a_kernel_for_each_size_of_tile(reports: list[Report]) -> N
 def test_odd_cases_are_compiled_too(pool: ProcessPoolExecutor) -> None:
     """Other masks, results, dtypes, groups, sizes and layouts; float64 takes up to twice the registers."""
     for report in compile_cases(pool, odd_cases(), list(TARGETS)):
-        assert report.stack <= ODD_STACK_BYTES.get(report.kernel, 0), report
-        assert report.spills <= report.stack, report
+        assert report.stack == report.spills == 0, report
         assert report.scalar_spills == 0 or report.cases[0].dtype == torch.float64, report
         assert report.registers <= (255 if report.cases[0].dtype == torch.float64 else 128), report
         assert all(sum(access.widths) >= access.thread_bytes for access in report.maps), report

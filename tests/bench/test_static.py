@@ -115,13 +115,13 @@ def test_our_kernels(table):
     rows, printed = table
     kernels = where(rows, device="sm_90")
     kernels = kernels[kernels.kernel != ""]
-    assert set(kernels.kernel) == {"masks.mask", "whole_maps.backward", "whole_maps.forward"}
+    assert set(kernels.kernel) == {"masks.mask", "gradient.backward", "whole_maps.forward"}
     assert where(kernels, metric="registers").value.between(16, 255).all()
     assert set(where(kernels, metric="stack").value) == {0}
     # 14×14 numbers of two bytes are rows of 392 bytes, a multiple of 8
     assert set(where(kernels, metric="load width").value) == {8}
     assert set(where(kernels, metric="store width")["mode"]) == {"backward"}
-    assert "whole_maps.backward" in printed
+    assert "gradient.backward" in printed
 
 
 def test_the_bytes_of_our_kernels_are_those_of_the_interpreter():

@@ -348,10 +348,10 @@ def test_forward_operator(mask, dtype, requires_grad, wanted, by_kernels):
     mask = None if mask is None else mask.to(device, torch.promote_types(dtype, torch.float32))
     features = signed(2, dtype).to(device).requires_grad_(requires_grad)
     wants_scores, wants_diversity = WANTED[wanted]
-    saves_statistics = by_kernels and requires_grad and wants_diversity
+    saves = by_kernels and requires_grad
     torch.library.opcheck(
         OPERATORS.channel_pool.default,
-        (features, RUNS, mask, wants_scores, wants_diversity, saves_statistics, by_kernels),
+        (features, RUNS, mask, wants_scores, wants_diversity, saves, by_kernels),
     )
 
 

@@ -4,6 +4,7 @@ Everything is on ``device="cuda"``. Without a GPU `make sanitize` runs this file
 code on the CPU and reports accesses past the end of a tensor and races between programs.
 """
 
+import inspect
 import sys
 from contextlib import nullcontext
 
@@ -32,8 +33,8 @@ pytestmark = pytest.mark.skipif(
     not (torch.cuda.is_available() or IS_SANITIZED), reason="needs a GPU, or the sanitizer: make sanitize"
 )
 
-FAMILIES = {"contiguous": "whole_maps", "channels_last": "position_blocks"}
-both_families = pytest.mark.parametrize("layout", FAMILIES)
+both_layouts = pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+POOLED = ["whole_maps.forward_kernel", "gradient.backward_kernel"]
 
 RAGGED = [2, 5, 1, 3, 2, 2]
 INTERLEAVED = [1, 4, 1, 4, 1, 4, 2]
@@ -48,10 +49,6 @@ def launched(monkeypatch):
 
     def note_and_run(kernel, *args, **kwargs):
         kernels.append(f"{kernel.fn.__module__.rpartition('.')[2]}.{kernel.fn.__name__}")
-        named = {**dict(zip(kernel.arg_names, args, strict=False)), **kwargs}
-        if named.get("CHANNELS_LAST"):  # then the kernel relies on it, and the sanitizer does not look at alignment
-            first_channels = named["offsets"][named["tiles"].long()]
-            assert not (first_channels % named["ALIGNMENT"]).any()
         return run_kernel(kernel, *args, **kwargs)
 
     def out_of_reach(*_):
@@ -65,10 +62,10 @@ def launched(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def launches_are_prepared_anew():
-    launch.choose.cache_clear()
+    launch.choose_forward.cache_clear()
     host.forget_launches()
     yield
-    launch.choose.cache_clear()
+    launch.choose_forward.cache_clear()
     host.forget_launches()
 
 
@@ -111,101 +108,121 @@ def pool_on_device(monkeypatch, device):
     monkeypatch.setattr(checks, "channel_pool", visit)
 
 
-def forward_and_backward(family):
-    return [f"{family}.forward_kernel", f"{family}.backward_kernel"]
-
-
 # Against the oracle
 
 
-@both_families
+@both_layouts
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
 def test_dtypes(launched, layout, dtype):
     features = lay_out(make_features("signed", (3, sum(RAGGED), 5, 7), dtype), layout)
     check_pool(features, RAGGED, make_mask("per sample", 3, sum(RAGGED)))
-    assert launched == forward_and_backward(FAMILIES[layout])
+    assert launched == POOLED
 
 
-@both_families
+@both_layouts
 @pytest.mark.parametrize("mask", ["none", "shared"])
 def test_masks(launched, layout, mask):
     features = lay_out(make_features("signed", (3, sum(RAGGED), 5, 7), torch.float32), layout)
     check_pool(features, RAGGED, make_mask(mask, 3, sum(RAGGED)))
-    assert launched == forward_and_backward(FAMILIES[layout])
+    assert launched == POOLED
 
 
-@both_families
+@both_layouts
 @pytest.mark.parametrize("sizes", [[3] * 6, INTERLEAVED, [1] * 7, [70], [2, 70, 1]], ids=str)
 def test_groups(launched, layout, sizes):
     features = lay_out(make_features("signed", (2, sum(sizes), 5, 7), torch.float32), layout)
     check_pool(features, sizes, make_mask("per sample", 2, sum(sizes)))
-    assert launched == forward_and_backward(FAMILIES[layout])
+    assert launched == POOLED
 
 
-@both_families
+@both_layouts
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (4, 8), (3, 11), (17, 16)], ids=str)
 def test_maps(launched, layout, size):
     features = lay_out(make_features("signed", (2, sum(INTERLEAVED), *size), torch.float32), layout)
     check_pool(features, INTERLEAVED)
-    assert launched == forward_and_backward("whole_maps" if size == (1, 1) else FAMILIES[layout])
+    assert launched == POOLED
 
 
-@both_families
+@both_layouts
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("sizes", [[3] * 70, [2] * 35 + [3] * 22], ids=["uniform", "split"])
 def test_many_classes(launched, layout, dtype, sizes):
     """Several programs to a sample."""
     features = lay_out(make_features("signed", (2, sum(sizes), 3, 3), dtype), layout)
     check_pool(features, sizes)
-    assert launched == forward_and_backward(FAMILIES[layout])
+    assert launched == POOLED
 
 
 @pytest.mark.parametrize(
-    ("layout", "family"),
+    "layout",
     [
-        ("rows", "whole_maps"),
-        ("every second channel", "whole_maps"),
-        ("sliced map", "whole_maps"),
-        ("expanded", "whole_maps"),
-        ("transposed map", "whole_maps"),
-        ("batch last", "position_blocks"),
-        ("rows, channels last", "position_blocks"),
+        *("rows", "every second channel", "sliced map", "expanded", "transposed map"),
+        *("batch last", "rows, channels last"),
     ],
 )
-def test_layouts(launched, layout, family):
+def test_layouts(launched, layout):
     features = make_features("signed", (3, sum(RAGGED), 5, 7), torch.float32)
     check_pool(lay_out(features, layout), RAGGED, make_mask("per sample", 3, sum(RAGGED)))
-    assert launched == forward_and_backward(family)
+    assert launched == POOLED
 
 
-@pytest.mark.parametrize(("sizes", "size"), [(RAGGED, (19, 31)), ([70, 2], (5, 7))], ids=str)
-def test_maps_too_large_for_one_look(launched, monkeypatch, sizes, size):
-    monkeypatch.setattr(launch, "LARGEST_WHOLE_MAP", 32)
-    launch.choose.cache_clear()
+@pytest.fixture
+def rules(monkeypatch):
+    """The launch rules, to be changed."""
+    yield monkeypatch
+    monkeypatch.undo()
+    forget_launches()
+
+
+def forget_launches():
+    launch.choose_forward.cache_clear()
+    launch.choose_backward.cache_clear()
     host.forget_launches()
-    try:
-        check_pool(make_features("signed", (2, sum(sizes), *size), torch.float32), sizes)
-    finally:
-        launch.choose.cache_clear()
-        host.forget_launches()
-    assert launched == forward_and_backward("position_blocks")
 
 
-@both_families
+@both_layouts
+@pytest.mark.parametrize(("sizes", "size"), [(RAGGED, (19, 31)), ([70, 2], (5, 7))], ids=str)
+def test_maps_too_large_for_one_look(launched, rules, layout, sizes, size):
+    small = launch.Tile(2, 16, 2, 1)
+    rules.setattr(launch, "LARGEST_WHOLE_MAP", 32)
+    for name in ("_BLOCK_OF_ROWS", "_BLOCK_OF_COLUMNS", "_STATISTICS_ROWS", "_STATISTICS_COLUMNS"):
+        rules.setattr(launch, name, small)
+    for name in ("_GRADIENT_ROWS", "_GRADIENT_COLUMNS"):
+        rules.setattr(launch, name, {1: small})
+    forget_launches()
+    features = lay_out(make_features("signed", (2, sum(sizes), *size), torch.float32), layout)
+    check_pool(features, sizes, make_mask("per sample", 2, sum(sizes)))
+    assert launched == [*(f"position_blocks.{name}_kernel" for name in ("statistics", "forward")), POOLED[1]]
+
+
+@both_layouts
+@pytest.mark.parametrize("sizes", [[70, 2], [1, 40, 1, 1, 9]], ids=str)
+def test_large_groups_in_pieces(launched, rules, layout, sizes):
+    rules.setattr(launch, "WORTH_SPLITTING", 0)
+    rules.setattr(launch, "ENOUGH_WARPS", 1 << 30)
+    rules.setattr(launch, "SHORTEST_PIECE", 16)
+    rules.setattr(host, "tables_of", inspect.unwrap(host.tables_of))  # which keeps what it has made
+    forget_launches()
+    features = lay_out(make_features("signed", (2, sum(sizes), 5, 7), torch.float32), layout)
+    check_pool(features, sizes, make_mask("per sample", 2, sum(sizes)))
+    assert launched == [POOLED[0], "whole_maps.combine_kernel", POOLED[1]]
+
+
+@both_layouts
 @pytest.mark.parametrize("kind", ["relu", "copies"])
 def test_ties(layout, kind):
     features = lay_out(make_features(kind, (2, sum(INTERLEAVED), 5, 7), torch.float32), layout)
     check_pool(features, INTERLEAVED, make_mask("shared", 2, sum(INTERLEAVED)))
 
 
-@both_families
+@both_layouts
 @pytest.mark.parametrize("grads", ["scores", "diversity"])
 def test_gradient_of_one_result(layout, grads):
     features = lay_out(make_features("signed", (2, sum(RAGGED), 5, 7), torch.float32), layout)
     check_pool(features, RAGGED, make_mask("shared", 2, sum(RAGGED)), grads=grads)
 
 
-@both_families
+@both_layouts
 @pytest.mark.parametrize("function", [class_scores, diversity_scores])
 def test_one_result(launched, layout, function):
     features = lay_out(make_features("signed", (2, sum(RAGGED), 5, 7), torch.float32), layout)
@@ -218,17 +235,17 @@ def test_one_result(launched, layout, function):
     found.backward(weights.to("cuda"))
     expected.backward(weights.double())
     torch.testing.assert_close(leaf.grad.cpu().double(), exact.grad, rtol=1e-4, atol=1e-6)
-    assert launched == forward_and_backward(FAMILIES[layout])
+    assert launched == POOLED
 
 
-@both_families
+@both_layouts
 def test_without_gradient(launched, layout):
     features = lay_out(make_features("signed", (2, sum(RAGGED), 5, 7), torch.float32), layout)
     with torch.no_grad():
         found = channel_pool(features.to("cuda").requires_grad_(), ChannelGroups(RAGGED))
     for result, expected in zip(found, oracle.channel_pool(features.double(), RAGGED), strict=True):
         torch.testing.assert_close(result.cpu().double(), expected, rtol=1e-5, atol=1e-6)
-    assert launched == forward_and_backward(FAMILIES[layout])[:1]
+    assert launched == POOLED[:1]
 
 
 # The loss
@@ -250,7 +267,7 @@ def test_drawn_mask(launched, sizes, batch_size):
     assert torch.equal(by_kernel, draw_mask(groups, batch_size, backend="eager"))
 
 
-@both_families
+@both_layouts
 def test_step(launched, layout):
     features = lay_out(make_features("signed", (4, sum(RAGGED), 5, 7), torch.float32), layout)
     targets = torch.tensor([0, 5, 2, 2])
@@ -258,7 +275,7 @@ def test_step(launched, layout):
     torch.manual_seed(SEED)
     found = mc_loss(leaf, targets.to("cuda"), ChannelGroups(RAGGED)).loss
     found.backward()
-    assert launched == ["masks.mask_kernel", *forward_and_backward(FAMILIES[layout])]
+    assert launched == ["masks.mask_kernel", *POOLED]
 
     mask = draw_mask(ChannelGroups(RAGGED), backend="eager")
     exact = features.detach().double().contiguous().requires_grad_()
@@ -268,7 +285,7 @@ def test_step(launched, layout):
     torch.testing.assert_close(leaf.grad.cpu().double(), exact.grad, rtol=1e-4, atol=1e-6)
 
 
-@both_families
+@both_layouts
 def test_autocast(launched, layout):
     """The loss is float32 and the same inside and outside."""
     features = lay_out(make_features("signed", (4, sum(RAGGED), 5, 7), torch.bfloat16), layout)
@@ -285,10 +302,10 @@ def test_autocast(launched, layout):
     assert losses[0].dtype == torch.float32
     assert torch.equal(*losses)
     assert torch.equal(*gradients)
-    assert launched == 2 * forward_and_backward(FAMILIES[layout])
+    assert launched == 2 * POOLED
 
 
-@both_families
+@both_layouts
 def test_kernels_are_launched_on_the_device_of_the_features(monkeypatch, launched, layout):
     """Which need not be the current one: each launch enters it."""
     entered = []
@@ -303,12 +320,12 @@ def test_kernels_are_launched_on_the_device_of_the_features(monkeypatch, launche
     check_pool(features, RAGGED)
     assert [launches_before for launches_before, _ in entered] == [0, 1]
     assert entered[0][1] == "cuda"  # in backward the sanitizer says "cpu" of the same features
-    assert launched == forward_and_backward(FAMILIES[layout])
+    assert launched == POOLED
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two devices")
 @pytest.mark.parametrize("device", ["cuda:1"])
-@both_families
+@both_layouts
 def test_a_device_that_is_not_the_current_one(layout, device):
     assert torch.cuda.current_device() == 0
     features = lay_out(make_features("signed", (2, sum(RAGGED), 5, 7), torch.float32), layout)
@@ -319,13 +336,13 @@ def test_a_device_that_is_not_the_current_one(layout, device):
 
 
 @pytest.mark.skipif(not IS_SANITIZED, reason="what a wrong launch does to a device is anybody's guess")
-@both_families
+@both_layouts
 @pytest.mark.parametrize(
     ("more_classes", "more_channels", "report"),
     [
         (1, 0, "(reads|writes) .* past the end of the tensor passed as `(offsets|scores)`"),
-        (0, 1, "writes .* past the end of the tensor passed as `(maxima|inverse_sums)`"),
-        (0, -1, "program instances .* both touch element .* of `(maxima|inverse_sums)`"),
+        (0, 1, "writes .* past the end of the tensor passed as `(statistics|winners)`"),
+        (0, -1, "program instances .* both touch element .* of `(statistics|winners)`"),
     ],
     ids=["a class too many", "a channel too many", "a channel too few"],
 )
@@ -338,9 +355,10 @@ def test_the_sanitizer_reports_a_wrong_launch(monkeypatch, layout, more_classes,
             **sizes,
             "num_classes": sizes["num_classes"] + more_classes,
             "num_channels": sizes["num_channels"] + more_channels,
+            "NUM_CHANNELS": sizes["NUM_CHANNELS"] + more_channels,
         }
 
-    launch.choose.cache_clear()
+    launch.choose_forward.cache_clear()
     host.forget_launches()
     monkeypatch.setattr(host, "_sizes", wrong)
     features = lay_out(make_features("signed", (3, sum(RAGGED), 5, 7), torch.float32), layout)

@@ -109,9 +109,10 @@ def test_step_of_the_whole_loss(groups, convention, targets, dtype, layout, gpu)
     assert [name for name, _ in calls] == ["channel_mask", forward_name, "channel_pool_backward"]
     (_, mask), (_, forward), (_, backward) = calls
     assert mask["keys"].shape == (groups.num_channels,)
-    assert forward["saves_gradient" if forward_name == "mc_loss" else "saves_statistics"] is True
+    assert forward["saves_gradient" if forward_name == "mc_loss" else "saves"] is True
     assert backward["by_kernels"] is True
-    assert backward["maxima"].shape == backward["inverse_sums"].shape == (BATCH, groups.num_channels)
+    assert backward["statistics"].shape == (2, BATCH, groups.num_channels)
+    assert backward["winners"].shape == (BATCH, groups.num_classes * 20)
 
 
 MODULES = {
