@@ -171,7 +171,7 @@ def test_odd_cases_are_compiled_too(pool: ProcessPoolExecutor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "constants"), [("sm_90", {"num_warps": 1}), ("gfx942", {"num_warps": 1, "TILE_POSITIONS": 8192})]
+    ("target", "constants"), [("sm_90", {"num_warps": 1}), ("gfx942", {"num_warps": 1, "COLUMNS": 4096})]
 )
 def test_too_large_a_tile_is_seen_to_spill(pool: ProcessPoolExecutor, target: str, constants: dict[str, int]) -> None:
     case = Variant(BATCH, FROM_SCRATCH, 56)
@@ -184,11 +184,10 @@ def test_too_large_a_tile_is_seen_to_spill(pool: ProcessPoolExecutor, target: st
 
 @pytest.mark.parametrize("target", ["sm_90", "gfx942"])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_strides_of_unknown_alignment_are_seen_to_be_narrow(
-    pool: ProcessPoolExecutor, target: str, layout: str
-) -> None:
+def test_odd_strides_are_seen_to_be_narrow(pool: ProcessPoolExecutor, target: str, layout: str) -> None:
     case = Variant(BATCH, FROM_SCRATCH, 14, torch.float32, layout)
-    narrow = pool.submit(compile_one, target, case, "backward", ALIGNMENT=1).result()
+    stride = "CHANNEL_STRIDE" if layout == "contiguous" else "POSITION_STRIDE"
+    narrow = pool.submit(compile_one, target, case, "backward", **{stride: 601, f"GRAD_{stride}": 601}).result()
     assert narrow.widths("load features") == narrow.widths("store grad") == {4}
     with pytest.raises(AssertionError):
         check_widths(narrow)

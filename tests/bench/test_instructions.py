@@ -109,13 +109,13 @@ def test_a_loop_without_a_statement_is_refused() -> None:
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_the_kernels_take_an_exponential_of_each_element(layout: str) -> None:
-    """Forward one at least and three at most, in tiles that are at most twice as large as what they hold."""
+    """One each way; tiles are up to a third larger than what they hold."""
     case = Variant(32, ChannelGroups.uniform(200, 3), 14, torch.float32, layout)
     with workers() as pool:
         forward, backward, mask = pool.submit(issue_of, "sm_90", case).result()
     elements = case.nbytes / case.dtype.itemsize
-    assert elements < 32 * forward.slots["MUFU"] < 6 * elements
-    assert elements < 32 * backward.slots["MUFU"] < 6 * elements
+    assert elements < 32 * forward.slots["MUFU"] < 1.5 * elements
+    assert elements < 32 * backward.slots["MUFU"] < 1.5 * elements
     assert 32 * mask.slots["MUFU"] < 0.1 * elements
 
 
