@@ -405,7 +405,7 @@ def test_scores_alone_take_no_softmax(monkeypatch):
 
 @pytest.mark.parametrize("layout", WAYS, indirect=True)
 def test_what_is_saved_for_backward(layout):
-    """Beside features and mask, two numbers for each map; for the scores alone, none."""
+    """Besides features and mask: two numbers per map, but not for the scores alone, and the winners."""
     features = features_of("signed", (2, 20, 5, 7), torch.bfloat16, layout).requires_grad_()
     groups, mask = ChannelGroups(INTERLEAVED), mask_of("per sample", 2, 20)
 
@@ -415,6 +415,7 @@ def test_what_is_saved_for_backward(layout):
             function(features, groups, *arguments, backend="triton")
         return sum(tensor.numel() for tensor in saved) - features.numel()
 
-    assert num_saved(channel_pool, mask) == mask.numel() + 2 * 2 * 20
-    assert num_saved(diversity_scores) == 2 * 2 * 20
-    assert num_saved(class_scores, mask) == mask.numel()
+    winners = 2 * len(INTERLEAVED) * 5 * 7
+    assert num_saved(channel_pool, mask) == mask.numel() + 2 * 2 * 20 + winners
+    assert num_saved(diversity_scores) == 2 * 2 * 20 + winners
+    assert num_saved(class_scores, mask) == mask.numel() + winners
