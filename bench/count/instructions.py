@@ -107,7 +107,7 @@ def tile_lengths(case: Variant, constants: Mapping[str, int]) -> list[int]:
         return [-(-number // constants["ROWS"]) for number in pieces_of_case(case).pieces[2::4]]
     if "TILE_PARTS" in constants:  # the parts of each split class
         return [*pieces_of_case(case).splits[2::3]]
-    rows = constants.get("TILE_CLASSES") or constants["ROWS"]
+    rows = constants.get("TILE_CLASSES") or constants.get("ROWS", 1)
     return [max(sizes[first : first + rows]) for first in range(0, len(sizes), rows)]
 
 

@@ -39,7 +39,7 @@ from .traffic import bytes_of_batch
 PROVIDERS = (OURS["triton"], *FORMULAS)
 INSTRUCTIONS_OF = "CUB"  # compiling all formulas for all data sets takes an hour, and numbers vary little
 LAUNCH_MICROSECONDS = 3.0  # from one kernel to the next, without CUDA graphs; 2 to 5 on real systems
-_POOLING = {"forward_kernel", "backward_kernel"}
+_POOLING = {"statistics_kernel", "forward_kernel", "sum_kernel", "combine_kernel", "backward_kernel"}
 
 
 class Amount(NamedTuple):
@@ -100,7 +100,7 @@ def count(compiling: ProcessPoolExecutor, cases: Sequence[Case]) -> list[Count]:
         eager = list(interpreting.map(_count_eager, cases))
     counts = []
     for case, (pooled, steps), of_case, issue in zip(cases, eager, compiled, issued, strict=True):
-        own = pooled, tuple(sum(kernel.slots.values()) for kernel in issue.result()[:2])
+        own = pooled, slots_of(issue.result())
         compiled_ones = [replace(one, compiled=True) for one in PROVIDERS]
         everyone = zip([*PROVIDERS, *compiled_ones], [*steps, *(step.result() for step in of_case)], strict=True)
         counts += [count_of(case, one, step, *own) for one, step in everyone]
@@ -108,17 +108,26 @@ def count(compiling: ProcessPoolExecutor, cases: Sequence[Case]) -> list[Count]:
 
 
 def count_of(case: Case, provider: Provider, step: Step, nbytes: Sequence[int], slots: Sequence[int]) -> Count:
-    """The needs of a step, with bytes and instructions of our own two kernels in their place."""
+    """The needs of a step, with bytes and instructions of our own pooling in the place of those of its launches."""
 
     def amount(launches: list[Launch], nbytes: int, slots: int) -> Amount:
-        own = [launch.name in _POOLING for launch in launches]
-        return Amount(
-            sum(nbytes if is_own else launch.nbytes for launch, is_own in zip(launches, own, strict=True)),
-            len(launches),
-            sum(slots if is_own else launch.slots for launch, is_own in zip(launches, own, strict=True)),
-        )
+        others = [launch for launch in launches if launch.name not in _POOLING]
+        if len(others) < len(launches):
+            others.append(Launch("pooling", nbytes, slots))
+        return Amount(sum(one.nbytes for one in others), len(launches), sum(one.slots for one in others))
 
     return Count(case, provider, amount(step.forward, nbytes[0], slots[0]), amount(step.backward, nbytes[1], slots[1]))
+
+
+def slots_of(issued: Iterable[Issue]) -> tuple[int, int]:
+    """Instructions of the pooling, forward and backward."""
+    forward = backward = 0
+    for kernel in issued:
+        if kernel.kernel.endswith(".backward"):
+            backward += kernel.slots.total()
+        elif kernel.kernel != "masks.mask":
+            forward += kernel.slots.total()
+    return forward, backward
 
 
 def _count_eager(case: Case) -> tuple[tuple[int, int], list[Step]]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mcl_triton import ChannelGroups, channel_pool
 from mcl_triton.kernels import host, launch
+from mcl_triton.kernels.launch import Tile
 from reference.training.environment import usable_cores
 
 from ..cases import Case, line_of, quick_cases
@@ -31,7 +32,6 @@ MOST_TIES = 1e-4  # of the elements
 MOST_WARPS = 32
 LIMITS = ("ENOUGH_WARPS", "ENOUGH_PROGRAMS", "WORTH_SPLITTING", "LARGEST_SIDE_BY_SIDE")
 Change = dict[str, Any]
-Tile: Any = getattr(launch, "Tile", ())
 
 EXTREMES = {
     "few large groups, 14×14": Case(8, ChannelGroups.uniform(7, 340), 14),

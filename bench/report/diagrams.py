@@ -15,29 +15,28 @@ from ..cases import real_cases
 
 FLOWING = "CUB, VGG16 or ResNet18, 448 pixels"
 _FILLS = {  # of boxes, by theme
-    "light": {"memory": "#dcebf7", "ours": "#fbe3d4", "theirs": "#e9e9e9"},
-    "dark": {"memory": "#17324a", "ours": "#4a2a17", "theirs": "#30363d"},
+    "light": {"memory": "#dcebf7", "ours": "#fbe3d4"},
+    "dark": {"memory": "#17324a", "ours": "#4a2a17"},
 }
 
 
 def data_flow(theme: Theme) -> Figure:
-    """The reads and writes of the two kernels of a step."""
+    """The reads and writes of the three kernels of a step whose mask is given."""
     case = real_cases()[FLOWING]
     maps, rows = case.batch * case.groups.num_channels, case.batch * case.groups.num_classes
-    features, saved, results = _bytes(case.nbytes), _bytes(maps * (case.dtype.itemsize + 4)), _bytes(rows * 8)
+    features, statistics, winners = _bytes(case.nbytes), _bytes(maps * 8), _bytes(rows * case.side**2)
     fills = _FILLS[theme.name]
     figure, body = page(
         theme,
         "Data flow: a step reads the features twice and writes their gradient once",
         f"{FLOWING}: {case.shape.replace('x', '×')}, float32. Thick arrows carry |F|, the bytes of the features: three "
-        "per step, the least possible. Backward looks at the features twice, and so does forward of position_blocks; a "
-        "cache is meant to serve the second look. In 16 bits the maximum takes 2 bytes, the sum 4. Not drawn: the "
-        "mask, N numbers, and the offsets of the groups, C + 1.",
+        "per step, the least possible. Maps too large for the registers of a program are looked at twice each way; a "
+        "cache is meant to serve the second look. Not drawn: the mask, N numbers, the targets, and the tables of the "
+        "groups.",
         3.9,
         [
             Patch(facecolor=fills["memory"], label="memory of the GPU"),
             Patch(facecolor=fills["ours"], label="our kernels"),
-            Patch(facecolor=fills["theirs"], label="PyTorch"),
         ],
     )
     axis = body.subplots()
@@ -46,17 +45,27 @@ def data_flow(theme: Theme) -> Figure:
     axis.set_axis_off()
     _box(axis, theme, 1, 1, 98, 10, "memory", f"features F, (B, N, P): {features}")
     _box(axis, theme, 1, 28, 34, 20, "ours", "forward:\nsoftmax and M·F,\nCCMP, then GAP\nand the sum")
-    _box(axis, theme, 45, 30, 14, 16, "theirs", "loss,\nand back\nto dg, dh")
-    _box(axis, theme, 69, 28, 30, 20, "ours", "backward:\nsoftmax again,\nwho won, then\nthe gradient")
-    _box(axis, theme, 1, 65, 60, 13, "memory", f"maximum and 1/Σ exp of each map,\n2 × (B, N): {saved}")
-    _box(axis, theme, 66, 65, 33, 13, "memory", f"gradient dF:\n{features}")
+    _box(axis, theme, 45, 30, 14, 16, "ours", "head:\nthe loss,\nand back")
+    _box(axis, theme, 69, 28, 30, 20, "ours", "backward:\nsoftmax again,\nthen the gradient\nof each channel")
+    kept = f"maximum and 1/Σ exp of each map,\n2 × (B, N): {statistics}\nwinners at each position, (B, C, P): {winners}"
+    _box(axis, theme, 1, 62, 60, 17, "memory", kept)
+    _box(axis, theme, 66, 62, 33, 17, "memory", f"gradient dF:\n{features}")
     _arrow(axis, theme, (18, 11), (18, 28), 5, "read: 1 |F|", (21, 19.5))
     _arrow(axis, theme, (84, 11), (84, 28), 5, "read: 1 |F|", (81, 19.5), ha="right")
-    _arrow(axis, theme, (90, 48), (90, 65), 5, "written: 1 |F|", (87, 60.5), ha="right")
-    _arrow(axis, theme, (18, 48), (18, 65), 1, "written", (20, 56.5))
-    _arrow(axis, theme, (58, 65), (72, 48), 1, "read", (61, 56.5), ha="right")
-    _arrow(axis, theme, (35, 38), (45, 38), 1, f"g, h\n{results}", (40, 25), ha="center")
-    _arrow(axis, theme, (59, 38), (69, 38), 1, f"dg, dh\n{results}", (62, 25), ha="center")
+    _arrow(axis, theme, (90, 48), (90, 62), 5, "written: 1 |F|", (87, 58), ha="right")
+    _arrow(axis, theme, (18, 48), (18, 62), 1, "written", (20, 55))
+    _arrow(axis, theme, (58, 62), (72, 48), 1, "read", (61, 55), ha="right")
+    _arrow(axis, theme, (35, 38), (45, 38), 1, f"g, h\n{_bytes(rows * 8)}", (40, 25), ha="center")
+    _arrow(
+        axis,
+        theme,
+        (59, 38),
+        (69, 38),
+        1,
+        f"dg, dh\n{_bytes(rows * 4 + case.groups.num_classes * 4)}",
+        (64, 25),
+        ha="center",
+    )
     return figure
 
 

@@ -94,7 +94,7 @@ def backward_kernel(
             dh *= tl.load(grad_loss)
         dh = for_rows(dh, COLUMN_AXIS)
         m = statistics + sample * NUM_CHANNELS + rows
-        inverse_sum = tl.load(m + batch.to(tl.int64) * NUM_CHANNELS, mask=is_channel, other=0.0)
+        inverse_sum = tl.load(m + tl.full([], batch, tl.int64) * NUM_CHANNELS, mask=is_channel, other=0.0)
         inverse_sum = for_rows(inverse_sum, COLUMN_AXIS)
         m = for_rows(tl.load(m, mask=is_channel, other=0.0), COLUMN_AXIS)
         w = tl.zeros(tile_shape(LAYERS, COLUMNS, ROWS, COLUMN_AXIS), dtype)

@@ -23,6 +23,7 @@ from .launch import (
     choose_for_statistics,
     choose_forward,
     choose_to_combine,
+    choose_to_sum,
     pieces_of,
 )
 from .shortcut import Prepared
@@ -76,6 +77,8 @@ def forward(
         finished is not None,
     )
     tables = tables_of(runs, maps.device)
+    scores = maps.new_empty(shape if wants_scores else 0, dtype=dtype)
+    diversity = maps.new_empty(shape if wants_diversity else 0, dtype=dtype)
     keeps_statistics = wants_diversity and (saves or prepared.statistics is not None)
     statistics = maps.new_empty((2, batch, channels) if keeps_statistics else 0, dtype=dtype)
     common = {
@@ -86,21 +89,13 @@ def forward(
         "winners": winners,
         "finished": tables.offsets if finished is None else finished,
     }
-    if prepared.blocks:
+    if prepared.sum is not None:
         if prepared.statistics is not None:
             prepared.statistics(maps.device, features=maps, statistics=statistics)
         sums = maps.new_empty((2, prepared.blocks, *shape), dtype=dtype)
         prepared.forward(maps.device, **common, block_sums=sums)
-        scores, diversity = sums.sum(1)
-        nothing = scores.new_empty(0)
-        return (
-            scores / _num_positions(maps.shape) if wants_scores else nothing,
-            diversity if wants_diversity else nothing,
-            statistics if saves else nothing,
-            winners,
-        )
-    scores = maps.new_empty(shape if wants_scores else 0, dtype=dtype)
-    diversity = maps.new_empty(shape if wants_diversity else 0, dtype=dtype)
+        prepared.sum(maps.device, block_sums=sums, scores=scores, diversity=diversity)
+        return scores, diversity, statistics if saves else scores.new_empty(0), winners
     of_parts = (batch, prepared.parts, _num_positions(maps.shape))
     part_maxima = maps.new_empty((2, *of_parts) if prepared.parts else 0, dtype=dtype)
     part_winners = maps.new_empty(of_parts if prepared.parts else 0, dtype=dtype_of_winners(runs))
@@ -313,6 +308,7 @@ class _Forward(NamedTuple):
         parts: how many pieces are part of a class.
         combine: the launch that combines those; None without.
         statistics: the launch before, for h of large maps; None for others.
+        sum: the launch that adds what the blocks of large maps have found; None for others.
         blocks: how many blocks a large map has; 0 for others.
     """
 
@@ -321,6 +317,7 @@ class _Forward(NamedTuple):
     parts: int = 0
     combine: Prepared | None = None
     statistics: Prepared | None = None
+    sum: Prepared | None = None
     blocks: int = 0
 
 
@@ -358,9 +355,17 @@ def _prepare_forward(
         statistics = Prepared(
             position_blocks.statistics_kernel, batch * before.programs, {**numbers, **before.constants}
         )
+        num_results = batch * numbers["num_classes"]
+        of_sum = choose_to_sum(num_results)
+        add = Prepared(
+            position_blocks.sum_kernel,
+            -(-num_results // of_sum["TILE_RESULTS"]),
+            {**numbers, **of_sum, "num_results": num_results},
+        )
         return _Forward(
             Prepared(position_blocks.forward_kernel, programs, numbers),
             statistics=statistics if wants_diversity else None,
+            sum=add,
             blocks=launch.constants["BLOCKS"],
         )
     if launch.cut is None:

@@ -221,6 +221,11 @@ def choose_to_combine(num_positions: int) -> dict[str, int]:
     return {"TILE_PARTS": 32, "TILE_POSITIONS": positions, "num_warps": max(1, min(8, positions // 8))}
 
 
+def choose_to_sum(num_results: int) -> dict[str, int]:
+    """The constexpr arguments of `sum_kernel`, and ``num_warps``."""
+    return {"TILE_BLOCKS": 32, "TILE_RESULTS": min(32, power_of_two(num_results)), "num_warps": 4}
+
+
 def choose_for_statistics(num_channels: int, batch: int, itemsize: int, strides: Strides) -> Launch:
     """The launch of the statistics of large maps."""
     in_rows = strides.position == 1

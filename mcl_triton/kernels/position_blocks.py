@@ -1,8 +1,8 @@
 """Forward for maps that are too large for the registers of a program.
 
 First the statistics of the softmax: a program has some maps, and loops over their positions. Then the maxima over the
-channels of a class: a program has a block of positions, and leaves sums over that block for g and h. The axes of a
-tile: see `arithmetic`.
+channels of a class: a program has a block of positions, and leaves sums over that block for g and h, which are added
+at last. The axes of a tile: see `arithmetic`.
 """
 
 import triton
@@ -61,7 +61,7 @@ def statistics_kernel(
     inverse_sum = 1.0 / over_positions(sums * exponential(maxima, for_rows(finite(m), COLUMN_AXIS)), COLUMN_AXIS)
     row = statistics + sample * num_channels + channels
     tl.store(row, m, mask=is_channel)
-    tl.store(row + batch.to(tl.int64) * num_channels, inverse_sum, mask=is_channel)
+    tl.store(row + tl.full([], batch, tl.int64) * num_channels, inverse_sum, mask=is_channel)
 
 
 @triton.jit
@@ -129,7 +129,9 @@ def forward_kernel(
         if WANTS_DIVERSITY:
             row = sample * num_channels + channel
             m = tl.load(statistics + row, mask=is_channel, other=0.0)
-            inverse_sum = tl.load(statistics + batch.to(tl.int64) * num_channels + row, mask=is_channel, other=0.0)
+            inverse_sum = tl.load(
+                statistics + tl.full([], batch, tl.int64) * num_channels + row, mask=is_channel, other=0.0
+            )
             s = exponential(x, for_rows(m, COLUMN_AXIS)) * for_rows(inverse_sum, COLUMN_AXIS)
             highest = nan_maximum(highest_s, s)  # CCMP of s
             W_h = tl.where(differs(highest, highest_s), place, W_h)
@@ -140,15 +142,51 @@ def forward_kernel(
             highest = nan_maximum(highest_a, x + 0.0)  # CCMP; -0 + 0 is 0
             W_g = tl.where(differs(highest, highest_a), place, W_g)
             highest_a = highest
-    sums = block_sums + (block * batch.to(tl.int64) + sample) * num_classes + classes
+    sums = block_sums + (block * tl.full([], batch, tl.int64) + sample) * num_classes + classes
     if WANTS_SCORES:
         tl.store(sums, over_positions(tl.where(in_map, highest_a, 0.0), COLUMN_AXIS), mask=is_class)
     if WANTS_DIVERSITY:
         h = over_positions(tl.where(in_map, highest_s, 0.0), COLUMN_AXIS)
-        tl.store(sums + BLOCKS * batch.to(tl.int64) * num_classes, h, mask=is_class)
+        tl.store(sums + BLOCKS * tl.full([], batch, tl.int64) * num_classes, h, mask=is_class)
     if SAVES:
         packed = pack(W_h, W_g, PLACE_BITS).to(winners.dtype.element_ty)
         winners += sample * num_classes * NUM_POSITIONS + k * WINNER_POSITION_STRIDE
         winners += for_rows(classes.to(tl.int64) * WINNER_CLASS_STRIDE, COLUMN_AXIS)
         winners = tl.max_contiguous(winners, [1, 1, 4 if WINNER_POSITION_STRIDE == 1 else 1])
         tl.store(winners, packed, mask=for_rows(is_class, COLUMN_AXIS) & in_map)
+
+
+@triton.jit
+def sum_kernel(
+    block_sums,  # from `forward_kernel`
+    scores,  # g, (B, C), written
+    diversity,  # h, (B, C), written
+    num_results,  # B · C
+    NUM_POSITIONS: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    TILE_BLOCKS: tl.constexpr,
+    TILE_RESULTS: tl.constexpr,
+    WANTS_SCORES: tl.constexpr,
+    WANTS_DIVERSITY: tl.constexpr,
+):
+    # g[i] and h[i], the sums over all blocks
+    results = tl.program_id(0).to(tl.int64) * TILE_RESULTS + tl.arange(0, TILE_RESULTS)
+    is_result = results < num_results
+    if WANTS_SCORES:
+        g = sum_of_blocks(block_sums, results, num_results, BLOCKS, TILE_BLOCKS) / NUM_POSITIONS  # GAP
+        tl.store(scores + results, g, mask=is_result)
+    if WANTS_DIVERSITY:
+        of_diversity = block_sums + tl.full([], BLOCKS, tl.int64) * num_results
+        h = sum_of_blocks(of_diversity, results, num_results, BLOCKS, TILE_BLOCKS)
+        tl.store(diversity + results, h, mask=is_result)
+
+
+@triton.jit
+def sum_of_blocks(block_sums, results, num_results, BLOCKS: tl.constexpr, TILE_BLOCKS: tl.constexpr):
+    """The sums over blocks of some results, always in the same order."""
+    total = tl.zeros(results.shape, block_sums.dtype.element_ty)
+    for first in range(0, BLOCKS, TILE_BLOCKS):
+        blocks = first + tl.arange(0, TILE_BLOCKS)[:, None]
+        inside = (blocks < BLOCKS) & (results < num_results)[None, :]
+        total += tl.sum(tl.load(block_sums + blocks.to(tl.int64) * num_results + results, mask=inside, other=0.0), 0)
+    return total

@@ -113,7 +113,9 @@ def forward_kernel(
                 inverse_sum = 1.0 / over_positions(e, COLUMN_AXIS)
                 if SAVES:
                     tl.store(statistics + channel, m, mask=is_channel)
-                    tl.store(statistics + batch.to(tl.int64) * num_channels + channel, inverse_sum, mask=is_channel)
+                    tl.store(
+                        statistics + tl.full([], batch, tl.int64) * num_channels + channel, inverse_sum, mask=is_channel
+                    )
                 inverse_sum = tl.where(is_channel, inverse_sum, 0.0) if ROWS > 1 else inverse_sum
                 highest = nan_maximum(highest_s, e * for_rows(inverse_sum, COLUMN_AXIS))  # CCMP of s
                 W_h = tl.where(differs(highest, highest_s), place, W_h)
@@ -146,7 +148,9 @@ def forward_kernel(
             if part >= 0:
                 at = (sample * num_parts + part) * NUM_POSITIONS + k
                 tl.store(part_maxima + at, highest_s, mask=in_map)
-                tl.store(part_maxima + batch.to(tl.int64) * num_parts * NUM_POSITIONS + at, highest_a, mask=in_map)
+                tl.store(
+                    part_maxima + tl.full([], batch, tl.int64) * num_parts * NUM_POSITIONS + at, highest_a, mask=in_map
+                )
                 tl.store(part_winners + at, packed, mask=in_map)
 
 
@@ -202,7 +206,7 @@ def combine_kernel(
     of_class = tl.load(splits + 3 * split).to(tl.int64)
     first_part = tl.load(splits + 3 * split + 1)
     end_part = first_part + tl.load(splits + 3 * split + 2)
-    attended = part_maxima + batch.to(tl.int64) * num_parts * NUM_POSITIONS
+    attended = part_maxima + tl.full([], batch, tl.int64) * num_parts * NUM_POSITIONS
     dtype: tl.constexpr = part_maxima.dtype.element_ty
     score_at = tl.zeros([1, TILE_POSITIONS], dtype)
     diversity_at = tl.zeros([1, TILE_POSITIONS], dtype)

@@ -94,12 +94,21 @@ def test_pooling_is_one_launch(mask_kind, layout):
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_pooling_of_large_maps_is_one_launch(layout):
-    """A map of 66×66 is too large for a program."""
+def test_pooling_of_large_maps_takes_two_more(layout):
+    """A map of 66×66 is too large for a program: the softmax first, and sums over blocks at last."""
     features = lay_out(make_features("signed", (1, 3, 66, 66), torch.float32).to(DEVICE), layout).requires_grad_()
     with count_launches() as forward:
         results = channel_pool(features, ChannelGroups([1, 2]), backend="triton")
-    assert names(forward) == ["forward_kernel"]
+    assert names(forward) == ["statistics_kernel", "forward_kernel", "sum_kernel"]
+    assert gradient([*results], features) == ["backward_kernel"]
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_pooling_of_split_groups_takes_one_more(layout):
+    features = lay_out(make_features("signed", (1, 700, 20, 20), torch.float32).to(DEVICE), layout).requires_grad_()
+    with count_launches() as forward:
+        results = channel_pool(features, ChannelGroups([1, 699]), backend="triton")
+    assert names(forward) == ["forward_kernel", "combine_kernel"]
     assert gradient([*results], features) == ["backward_kernel"]
 
 

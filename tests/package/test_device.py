@@ -192,7 +192,7 @@ def test_maps_too_large_for_one_look(launched, rules, layout, sizes, size):
     forget_launches()
     features = lay_out(make_features("signed", (2, sum(sizes), *size), torch.float32), layout)
     check_pool(features, sizes, make_mask("per sample", 2, sum(sizes)))
-    assert launched == [*(f"position_blocks.{name}_kernel" for name in ("statistics", "forward")), POOLED[1]]
+    assert launched == [*(f"position_blocks.{name}_kernel" for name in ("statistics", "forward", "sum")), POOLED[1]]
 
 
 @both_layouts

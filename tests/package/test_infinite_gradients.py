@@ -16,9 +16,7 @@ CLASS = 1  # whose incoming gradient is not finite, in each sample but the first
 VALUES = [float("inf"), float("-inf"), float("nan")]
 WHERE = {"scores": (True, False), "diversity": (False, True), "both": (True, True)}
 
-by_backend = pytest.mark.parametrize(
-    "backend", [pytest.param("eager", marks=pytest.mark.xfail(reason="until eager spreads no NaN")), "triton"]
-)
+by_backend = pytest.mark.parametrize("backend", ["eager", "triton"])
 
 
 def features_of(kind, dtype):
