@@ -2,7 +2,8 @@
 
 For a table of realistic shapes, the host code of the kernels is run on tensors without data, and what it would launch
 is compiled for several GPUs instead. Registers, spills and widths of memory accesses are read off the result. Launches
-that Triton would serve with the same compiled kernel are compiled once.
+that Triton would serve with the same compiled kernel are compiled once, and so are those whose kernels differ in
+numbers of channels or in strides, but not in their alignment.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from itertools import product
+from math import gcd
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -126,6 +128,8 @@ def odd_cases() -> list[Variant]:
         odd += [replace(usual, side=112), replace(usual, side=112, dtype=torch.float32)]
     for layout, dtype in product(LAYOUTS, (torch.float32, torch.bfloat16)):
         odd += [Variant(BATCH, ChannelGroups.uniform(*sizes), 14, dtype, layout) for sizes in GROUP_SIZES]
+    # One sample of one class: Triton makes constants of arguments that are 1.
+    odd += [Variant(1, ChannelGroups.uniform(1, channels), side) for channels, side in ((3, 14), (3, 112), (2000, 14))]
     layouts = ("every second channel", "batch last", "misaligned")
     return odd + [Variant(BATCH, scratch, 14, *which) for which in product((torch.float32, torch.bfloat16), layouts)]
 
@@ -243,8 +247,13 @@ def _distinct(target: str, cases: list[Variant]) -> dict[tuple[str, ...], list[V
                 return True
 
             launch.kernel.device_caches.clear()
+            aligned = {
+                name: gcd(number, 16)
+                for name, number in launch.constants.items()
+                if name.endswith("STRIDE") or name == "NUM_CHANNELS"
+            }
             with patch.object(knobs.runtime, "jit_cache_hook", instead_of_compiling):
-                launch.kernel.warmup(grid=launch.grid, **launch.arguments)
+                launch.kernel.warmup(grid=launch.grid, **(launch.arguments | aligned))
     return alike
 
 
