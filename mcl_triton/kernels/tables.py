@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain, pairwise, repeat
 from typing import NamedTuple
 
 import torch
@@ -34,12 +35,12 @@ def tables_of(runs: tuple[int, ...], device: torch.device) -> Tables:
     def table(numbers: tuple[int, ...]) -> Tensor:
         return torch.tensor(numbers, dtype=torch.int32, device="cpu").to(device)
 
-    offsets = torch.tensor(channel_offsets(runs), dtype=torch.int32, device="cpu")
-    classes = torch.repeat_interleave(torch.arange(len(offsets) - 1, dtype=torch.int32), offsets.diff())
+    offsets = channel_offsets(runs)
+    classes = chain.from_iterable(repeat(number, end - first) for number, (first, end) in enumerate(pairwise(offsets)))
     ways = {cut: pieces_of(runs, cut) for cut in ways_to_cut(runs)}
     return Tables(
-        offsets.to(device),
-        classes.to(device),
+        table(offsets),
+        table((*classes,)),
         *({cut: table(of[number]) for cut, of in ways.items()} for number in range(3)),
     )
 
