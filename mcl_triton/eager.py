@@ -1,8 +1,9 @@
 """The two reductions and their gradient in plain PyTorch, arranged for the CPU; they run on any device.
 
-The features are cut into blocks of whole groups that stay in a core's cache. Each thread takes one block after another
-and runs some twenty operators on it, all on its own core. So the cores wait for each other once per direction, not once
-per operator: on a busy machine that wait is what takes the time. `docs/cpu.md` has the measurements.
+Forward saves the softmax and the winners, so that backward computes neither again. Large features are cut into blocks
+of whole groups. Each thread takes one block after another and runs some ten operators on it, all on its own core. So
+the cores wait for each other once per direction, not once per operator: on a busy machine that wait is what takes the
+time. `docs/cpu.md` has the measurements.
 """
 
 from __future__ import annotations
@@ -22,28 +23,35 @@ from torch.nn.functional import max_pool2d_with_indices
 
 from .backend import working_dtype
 
-# Elements of a block. Larger ones leave the cache, smaller ones leave more of the time to Python.
-BLOCK_SIZE = 1 << 19
-# Fewer than this are not worth a second thread; PyTorch does not divide its operators below it either.
-_LEAST_SIZE = 1 << 15
+# Elements of a block. Smaller ones leave more of the time to Python. Features of fewer are one block, whose operators
+# PyTorch divides among its own threads: to deal blocks takes longer there.
+BLOCK_SIZE = 1 << 20
 
 
 def forward(
-    features: Tensor, runs: Sequence[int], mask: Tensor | None, wants_scores: bool = True, wants_diversity: bool = True
-) -> tuple[Tensor, Tensor]:
-    """Class scores g and diversity scores h.
+    features: Tensor,
+    runs: Sequence[int],
+    mask: Tensor | None,
+    *,
+    wants_scores: bool = True,
+    wants_diversity: bool = True,
+    saves: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Class scores g and diversity scores h, and what backward needs.
 
     Args:
         features: F, (B, N, ...), floating.
         runs: how many classes, how many channels each, how many classes, ...: `ChannelGroups.runs` in one list.
         mask: M, (N,) or (B, N), zeros and ones in the dtype of the results; None keeps every channel.
         wants_scores, wants_diversity: whether g and h are wanted.
+        saves: whether there may be a backward.
 
     Returns:
-        g and h, (B, C), float32, or float64 where the features are; empty where not wanted.
+        g and h, (B, C), float32, or float64 where the features are, empty where not wanted; and `saved`.
     """
     maps = features.flatten(2)  # [B, N, P]
     dtype = working_dtype(features)
+    attention, winners = saved(features, runs, saves, wants_diversity)
     shape = (maps.shape[0], sum(runs[::2]))
     scores = features.new_empty(shape if wants_scores else 0, dtype=dtype)
     diversity = features.new_empty(shape if wants_diversity else 0, dtype=dtype)
@@ -53,14 +61,40 @@ def forward(
         x = _loaded(maps[block.channels], dtype)
         buffer = torch.empty_like(x)
         if wants_diversity:
-            s = torch.softmax(x, 2, out=buffer)
-            diversity[block.classes] = torch.cat([_maxima(own)[0].sum((2, 3)) for own in block.by_size(s)], 1)
+            s = torch.softmax(x, 2, out=attention[block.channels] if saves and block.is_view else buffer)
+            if saves and not block.is_view:
+                attention[block.channels] = s
+            diversity[block.classes] = maxima(block, s, 0).sum(2)
         if wants_scores:
             attended = x if kept is None else torch.mul(x, kept[block.channels], out=buffer)  # CWA: M·F
-            scores[block.classes] = torch.cat([_maxima(own)[0].mean((2, 3)) for own in block.by_size(attended)], 1)
+            scores[block.classes] = maxima(block, attended, 1).mean(2)
+
+    def maxima(block: _Block, values: Tensor, number: int) -> Tensor:
+        by_size, places = zip(*(_maxima(own) for own in block.by_size(values)), strict=True)
+        if saves:
+            winners[number][block.classes] = torch.cat([own.to(winners.dtype) for own in places], 1)
+        return torch.cat(by_size, 1)
 
     _for_each(_blocks(maps, runs), pool)
-    return scores, diversity
+    return scores, diversity, attention, winners
+
+
+def saved(features: Tensor, runs: Sequence[int], saves: bool, wants_diversity: bool) -> tuple[Tensor, Tensor]:
+    """Memory for what forward saves; empty where it saves nothing.
+
+    Returns:
+        The softmax s, (B, N, P), and the winners W_h and W_g, (2, B, C, P): which channel of its class, from 0 to
+        ξ - 1, is the maximum of s and of M·F at a position, the first of equals.
+    """
+    batch, channels, *sides = features.shape
+    positions = math.prod(sides)
+    of_attention = (batch, channels, positions) if saves and wants_diversity else (0,)
+    of_winners = (2, batch, sum(runs[::2]), positions) if saves else (0,)
+    dtype = torch.uint8 if max(runs[1::2]) <= 256 else torch.int32
+    return (
+        features.new_empty(of_attention, dtype=working_dtype(features)),
+        features.new_empty(of_winners, dtype=dtype),
+    )
 
 
 def backward(
@@ -69,6 +103,8 @@ def backward(
     mask: Tensor | None,
     grad_scores: Tensor | None,
     grad_diversity: Tensor | None,
+    attention: Tensor | None,
+    winners: Tensor | None,
 ) -> Tensor:
     """The gradient of the features, given that of g and h (None where there is none)::
 
@@ -81,48 +117,39 @@ def backward(
         features, runs, mask: as in `forward`.
         grad_scores: dg, (B, C).
         grad_diversity: dh, (B, C).
+        attention, winners: s, W_h and W_g, as `forward` saved them; None computes them here.
 
     Returns:
         dF in the shape, dtype and memory layout of the features.
     """
-    maps = features.flatten(2)  # [B, N, P]
-    grad = torch.empty_like(features)
-    grad_maps = grad.flatten(2)  # a view unless the layout is an odd one
+    if attention is None or winners is None:
+        *_, attention, winners = forward(features, runs, mask, saves=True)
     dtype = working_dtype(features)
-    kept = torch.ones((), dtype=dtype, device=maps.device) if mask is None else mask.unsqueeze(-1)
-    kept = kept.expand(*maps.shape[:2], 1)
-    given = [each for each in (grad_scores, grad_diversity) if each is not None]
-    is_finite = bool(torch.stack([each.sum() for each in given]).isfinite().all())
-
-    def at_winners(winners: Tensor, values: Tensor) -> Tensor:  # zeros elsewhere, also where 0 · ∞ would be NaN
-        return winners.mul_(values) if is_finite else winners.copy_(torch.where(winners == 1, values, 0.0))
+    grad = torch.empty_like(features)
+    grad_maps = grad.flatten(2)  # [B, N, P], a view unless the layout is an odd one
+    kept = None if mask is None else mask.expand(grad_maps.shape[:2]).unsqueeze(2)
 
     def differentiate(block: _Block) -> None:
-        x = _loaded(maps[block.channels], dtype)
         target = grad_maps[block.channels]
-        works_in_place = block.is_view and target.dtype == dtype and target.is_contiguous()
-        out = target if works_in_place else torch.empty_like(x)
-        buffer = torch.empty_like(x)
-        if grad_diversity is None:
-            out.zero_()
-        else:
-            s = torch.softmax(x, 2, out=buffer)
-            dh = block.by_size(grad_diversity[block.classes])
-            for own, dh_own, out_own in zip(block.by_size(s), dh, block.by_size(out), strict=True):
-                at_winners(_winners(own, out_own), dh_own)
-            torch.ops.aten._softmax_backward_data(out, s, 2, dtype, grad_input=out)
+        is_target = block.is_view and target.dtype == dtype and target.is_contiguous()
+        out = target if is_target else torch.empty(target.shape, dtype=dtype, device=target.device)
+        out.zero_()
+        if grad_diversity is not None:
+            dh = block.by_class(grad_diversity[block.classes])
+            places = block.by_class(winners[0][block.classes])
+            for own, own_places, own_dh in zip(block.by_size(out), places, dh, strict=True):
+                _add_at(own, own_places, own_dh)
+            torch.ops.aten._softmax_backward_data(out, attention[block.channels], 2, dtype, grad_input=out)
         if grad_scores is not None:
-            attended = torch.mul(x, kept[block.channels], out=buffer)
-            dg = block.by_size(grad_scores[block.classes] / maps.shape[2])
-            kept_by_size = block.by_size(kept[block.channels])
-            for own, dg_own, kept_own, out_own in zip(
-                block.by_size(attended), dg, kept_by_size, block.by_size(out), strict=True
-            ):
-                out_own += at_winners(_winners(own, own), dg_own * kept_own)
-        if not works_in_place:
+            dg = block.by_class(grad_scores[block.classes] / out.shape[2])
+            places = block.by_class(winners[1][block.classes])
+            own_kept = [None] * len(dg) if kept is None else block.by_size(kept[block.channels])
+            for own, own_places, own_dg, factor in zip(block.by_size(out), places, dg, own_kept, strict=True):
+                _add_at(own, own_places, own_dg, factor)
+        if not is_target:
             grad_maps[block.channels] = out.to(grad.dtype)
 
-    _for_each(_blocks(maps, runs), differentiate)
+    _for_each(_blocks(grad_maps, runs), differentiate)
     return grad if grad_maps.data_ptr() == grad.data_ptr() else grad.copy_(grad_maps.view(grad.shape))
 
 
@@ -160,29 +187,32 @@ class _LayoutOfGradient(torch.autograd.Function):
 
 
 def _maxima(groups: Tensor) -> tuple[Tensor, Tensor]:
-    """The maximum over the channels of [b, n, ξ, P] groups, and which of the n·ξ channels it is, each [b, n, 1, P].
+    """The maximum over the ξ channels of [b, n, ξ, P] groups, and which channel it is, each [b, n, P].
 
     To `max_pool2d` the channels are rows and the positions are channels, innermost in memory: the case that it has
     vectorised. `max(dim)` is not.
     """
-    rows = groups.flatten(1, 2).unsqueeze(2).permute(0, 3, 1, 2)  # [b, P, n·ξ, 1]
-    maxima, winners = max_pool2d_with_indices(rows, (groups.shape[2], 1))
-    return maxima.permute(0, 2, 3, 1), winners.permute(0, 2, 3, 1)
+    rows = groups.flatten(0, 1).unsqueeze(2).permute(0, 3, 1, 2)  # [b·n, P, ξ, 1]
+    maxima, places = max_pool2d_with_indices(rows, (groups.shape[2], 1))
+    if groups.device.type != "cpu" or maxima.sum().isnan():  # of several NaNs, max_pool2d takes the last
+        maxima, places = groups.max(2)
+    return maxima.reshape(*groups.shape[:2], -1), places.reshape(*groups.shape[:2], -1)
 
 
-def _winners(groups: Tensor, out: Tensor) -> Tensor:
-    """1 where a channel is the maximum of its group, the first of equals or the first NaN; 0 elsewhere.
+def _add_at(groups: Tensor, places: Tensor, values: Tensor, kept: Tensor | None = None) -> None:
+    """Add the values, times those of the mask, to the channel of each group that is the maximum at a position.
 
     Args:
         groups: [b, n, ξ, P].
-        out: where the result goes; may be ``groups``.
+        places: which of the ξ channels, [b, n, P].
+        values: [b, n].
+        kept: M, [b, n, ξ, 1].
     """
-    count, size = groups.shape[1:3]
-    numbers = torch.arange(count * size, dtype=groups.dtype, device=groups.device).view(count, size, 1)
-    maxima, winner = _maxima(groups)
-    if groups.device.type != "cpu" or maxima.sum().isnan():  # of several NaNs, max_pool2d takes the last
-        winner = groups.max(2, keepdim=True).indices + numbers[:, :1]
-    return torch.eq(winner.to(groups.dtype), numbers, out=out)
+    index = places.unsqueeze(2).long()
+    added = values[:, :, None, None].expand_as(index)
+    if kept is not None:
+        added = added * kept.expand_as(groups).gather(2, index)
+    groups.scatter_add_(2, index, added)
 
 
 class _Block(NamedTuple):
@@ -203,19 +233,21 @@ class _Block(NamedTuple):
         return isinstance(self.channels[1], slice)
 
     def by_size(self, values: Tensor) -> list[Tensor]:
-        """Views for each size ξ: of (b, channels, P) as [b, n, ξ, P], of (b, classes) as [b, n, 1, 1]."""
-        if values.dim() == 2:
-            return [own[:, :, None, None] for own in torch.split(values, [count for count, _ in self.runs], 1)]
+        """Views of (b, channels, P) as [b, n, ξ, P], for each size ξ."""
         own_channels = torch.split(values, [count * size for count, size in self.runs], 1)
-        return [own.view(own.shape[0], *run, own.shape[2]) for own, run in zip(own_channels, self.runs, strict=True)]
+        return [torch.unflatten(own, 1, run) for own, run in zip(own_channels, self.runs, strict=True)]
+
+    def by_class(self, values: Tensor) -> tuple[Tensor, ...]:
+        """Views of (b, classes, ...) as [b, n, ...], for each size ξ."""
+        return torch.split(values, [count for count, _ in self.runs], 1)
 
 
 def _blocks(maps: Tensor, runs: Sequence[int]) -> list[_Block]:
     """Cut (B, N, P) features into blocks of several samples, or of some classes of one sample if that is too large."""
     batch, channels, positions = maps.shape
     largest = maps.numel()
-    if maps.device.type == "cpu":
-        largest = min(BLOCK_SIZE, max(_LEAST_SIZE, largest // torch.get_num_threads()))
+    if maps.device.type == "cpu" and largest > BLOCK_SIZE:
+        largest = min(BLOCK_SIZE, largest // torch.get_num_threads())
     by_size = list(zip(runs[::2], runs[1::2], strict=True))
     is_mixed = len(by_size) > len(set(runs[1::2]))
     if is_mixed:  # the classes of each size are brought together

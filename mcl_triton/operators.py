@@ -40,7 +40,7 @@ def pool(
     is_fused = torch.compiler.is_compiling() and features.device.type == "cpu" and not by_kernels
     if is_fused and not is_in_functorch():
         return eager.formula(features, runs, mask, wants_scores, wants_diversity)
-    saves = by_kernels and features.requires_grad and torch.is_grad_enabled()
+    saves = features.requires_grad and torch.is_grad_enabled()
     operator = _ChannelPool.apply
     if not are_plain(features, mask):
         operator = _channel_pool
@@ -131,8 +131,7 @@ def _forward(
             saves=saves,
         )
         return results
-    scores, diversity = eager.forward(features, runs, mask, wants_scores, wants_diversity)
-    return scores, diversity, *_saved(features, runs, False, wants_diversity)
+    return eager.forward(features, runs, mask, wants_scores=wants_scores, wants_diversity=wants_diversity, saves=saves)
 
 
 def _saved(features: Tensor, runs: Sequence[int], saves: bool, wants_diversity: bool) -> tuple[Tensor, Tensor]:
@@ -163,7 +162,7 @@ def _(
     return (
         features.new_empty(shape if wants_scores else (0,), dtype=dtype),
         features.new_empty(shape if wants_diversity else (0,), dtype=dtype),
-        *_saved(features, runs, saves, wants_diversity),
+        *(_saved if by_kernels else eager.saved)(features, runs, saves, wants_diversity),
     )
 
 
@@ -190,7 +189,7 @@ def _gradient(
             grad_loss=grad_loss,
         )
         return grad
-    return eager.backward(features, runs, mask, grad_scores, grad_diversity)
+    return eager.backward(features, runs, mask, grad_scores, grad_diversity, statistics, winners)
 
 
 _channel_pool_backward = torch.library.custom_op("mcl_triton::channel_pool_backward", _gradient, mutates_args=())
