@@ -114,8 +114,8 @@ def test_blocks(monkeypatch, sizes, block_size, layout):
     cut = cut_blocks(monkeypatch, block_size)
     features = lay_out(make_features("relu", (7, channels, 6, 11), torch.float32, seed=3), layout)
     check_pool(features, sizes, make_mask("per sample", 7, channels), allowed_near_ties=0.1)
-    finest = 2 * 7 * len(sizes)  # forward and backward
-    assert len(cut) == finest if block_size == 1 else 2 * len(set(sizes)) < len(cut) < finest
+    finest = 7 * len(sizes)
+    assert len(cut) == finest if block_size == 1 else len(set(sizes)) < len(cut) < finest
 
 
 def test_blocks_make_no_difference(monkeypatch):
@@ -128,7 +128,7 @@ def test_blocks_make_no_difference(monkeypatch):
             results = channel_pool(features, ChannelGroups(INTERLEAVED), mask)
             (gradient,) = torch.autograd.grad(sum(result.cos().sum() for result in results), features)
             outcomes.append((*results, gradient))
-            assert len(cut) > 20 or block_size > 500
+            assert len(cut) > 10 or block_size > 500
     for whole, cut in zip(*outcomes, strict=True):
         torch.testing.assert_close(cut, whole, rtol=2e-6, atol=1e-7)
     whole, cut = (gradient != 0 for *_, gradient in outcomes)
@@ -141,7 +141,7 @@ def test_a_batch_as_in_training(monkeypatch, sizes):
     cut = cut_blocks(monkeypatch, eager.BLOCK_SIZE)
     features = make_features("relu", (19, sum(sizes), 14, 14), torch.float32)
     check_pool(features, sizes, make_mask("shared", 19, sum(sizes)))
-    assert len(cut) > 2 * len(set(sizes))
+    assert len(cut) > 1
 
 
 # Masks

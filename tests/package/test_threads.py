@@ -64,7 +64,7 @@ def test_a_forked_process_starts_threads_of_its_own() -> None:
 import os, torch
 from mcl_triton import ChannelGroups, channel_pool
 torch.set_num_threads(2)
-features, groups = torch.rand(32, 30, 28, 28), ChannelGroups.uniform(10, 3)
+features, groups = torch.rand(48, 30, 28, 28), ChannelGroups.uniform(10, 3)  # more than a block
 expected = channel_pool(features, groups)
 if child := os.fork():
     raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
