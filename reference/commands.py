@@ -42,6 +42,8 @@ class Train:
     """processes that read images ahead, for each process that trains"""
     tensorboard: bool = False
     """write events for TensorBoard into the folder"""
+    tensorboard_images: int = 0
+    """test images, of so many classes, that events show with the maps of their class's channels"""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class Resume:
     """processes that read images ahead, for each process that trains"""
     tensorboard: bool = False
     """write events for TensorBoard into the folder"""
+    tensorboard_images: int = 0
+    """test images, of so many classes, that events show with the maps of their class's channels"""
 
 
 @dataclass(frozen=True)
@@ -185,6 +189,15 @@ class Demo:
 
 
 @dataclass(frozen=True)
+class Animate:
+    """Train on typefaces on the CPU, with and without MC-Loss, and draw where the channels look, epoch by epoch."""
+
+    settings: RunSettings
+    output: Path = Path("runs/animation")
+    """folder for the two GIF files, light and dark"""
+
+
+@dataclass(frozen=True)
 class Regions:
     """Measure where the channels of a word's own class look, on the test words of runs on typefaces, and the accuracy
     that is left where a quarter of the word is blanked."""
@@ -209,6 +222,7 @@ COMMANDS: dict[str, tuple[type, str]] = {
     "ablation": (Ablation, "experiments.ablation"),
     "search": (Search, "experiments.search"),
     "demo": (Demo, "experiments.demo"),
+    "animate": (Animate, "experiments.animation"),
     "regions": (Regions, "experiments.word_regions"),
     "typefaces": (Typefaces, "datasets.typefaces"),
 }
@@ -226,7 +240,7 @@ def parse(name: str, arguments: list[str]) -> Any:
     settings = _recipe_settings(name, arguments) if "settings" in options.__annotations__ else None
     default = None if settings is None else options(settings)
     parsed = tyro.cli(options, args=arguments, prog=f"python -m reference {name}", default=default)
-    for field, least in (("workers", 0), ("processes", 1)):
+    for field, least in (("workers", 0), ("tensorboard_images", 0), ("processes", 1)):
         if (value := getattr(parsed, field, None)) is not None and value < least:
             raise ValueError(f"{field} must be at least {least}; got {value}.")
     for field in ("images", "runs", "seeds"):

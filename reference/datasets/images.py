@@ -32,6 +32,13 @@ class Labelled:
         return len(self.targets)
 
 
+def examples(dataset: Labelled, number: int) -> list[int]:
+    """The first image of some classes that have any, evenly spaced among all."""
+    classes = sorted(set(dataset.targets))
+    step = max(1, len(classes) // number)
+    return [dataset.targets.index(label) for label in classes[step // 2 :: step][:number]]
+
+
 class UnreadableError(ValueError):
     """An image file cannot be read."""
 

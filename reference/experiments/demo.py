@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..channels.class_views import views
 from ..commands import Demo
 from ..datasets import Labelled
+from ..datasets.images import examples
 from ..figures.style import CROSS_ENTROPY, MC_LOSS
 from ..model.network import MCNetwork
 from ..training.build import load_test_data
@@ -70,9 +71,9 @@ def draw(results: Results, folder: Path, figures: Path) -> list[Path]:
         "Test images under the channels of their own class; colour: activation, brightest where it is largest among "
         f"the class's channels. {trained_on}"
     )
-    paths = draw_own_channels(networks, test_set, pictured(test_set, PICTURED), subtitle, figures, "demo_channels")
+    paths = draw_own_channels(networks, test_set, examples(test_set, PICTURED), subtitle, figures, "demo_channels")
     page = figures / "demo_channels.html"
-    write_explorer(page, blocks(networks, test_set, pictured(test_set, EXPLORED)), f"Test images. {trained_on}")
+    write_explorer(page, blocks(networks, test_set, examples(test_set, EXPLORED)), f"Test images. {trained_on}")
     return [*paths, page]
 
 
@@ -90,10 +91,3 @@ def blocks(networks: Mapping[str, MCNetwork], test_set: Labelled, indices: Seque
             for loss, network in networks.items()
         ]
     return explored
-
-
-def pictured(test_set: Labelled, number: int) -> list[int]:
-    """The first image of some classes, evenly spaced among all."""
-    step = max(1, len(test_set.classes) // number)
-    classes = range(step // 2, len(test_set.classes), step)[:number]
-    return [test_set.targets.index(label) for label in classes]

@@ -77,7 +77,7 @@ def _train_all(
     jobs: Mapping[Key, tuple[Settings, Path]], processes: int, resume: bool, device: str, workers: int
 ) -> dict[Key, list[Row]]:
     context = get_context("spawn")
-    epochs: SimpleQueue[int] = context.SimpleQueue()
+    epochs: SimpleQueue[tuple[int, float]] = context.SimpleQueue()
     total = sum(settings.epochs for settings, _ in jobs.values())
     with (
         ProcessPoolExecutor(min(processes, len(jobs)), context, _prepare, (epochs,)) as executor,
@@ -91,7 +91,9 @@ def _train_all(
                 for future in done:
                     future.result()  # raises what the run raised
                 while not epochs.empty():
-                    bar.update(epochs.get())
+                    finished, loss = epochs.get()
+                    bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+                    bar.update(finished)
         except BaseException as error:
             executor.shutdown(wait=False, cancel_futures=True)
             for process in active_children():  # or they would train on; a checkpoint is whole at every moment
@@ -104,10 +106,10 @@ def _train_all(
     return {key: future.result() for key, future in futures.items()}
 
 
-_epochs: SimpleQueue[int]  # of a process that trains: a message for epochs that are finished
+_epochs: SimpleQueue[tuple[int, float]]  # of a process that trains: epochs that are finished, and their mean loss
 
 
-def _prepare(epochs: SimpleQueue[int]) -> None:
+def _prepare(epochs: SimpleQueue[tuple[int, float]]) -> None:
     global _epochs
     _epochs = epochs  # a queue reaches a process only when that starts
     tqdm.set_lock(RLock())  # its own is shared among processes, and would outlive one that ends by os._exit
@@ -132,7 +134,7 @@ def _train_one(settings: Settings, folder: Path, resume: bool, device: str, work
 
     def count(row: Row) -> None:
         nonlocal done
-        _epochs.put(int(row["epoch"]) - done)
+        _epochs.put((int(row["epoch"]) - done, row["train_loss"]))
         done = int(row["epoch"])
 
     try:
@@ -149,5 +151,5 @@ def _train_one(settings: Settings, folder: Path, resume: bool, device: str, work
         )
     except DivergedError as error:
         raise DivergedError(f"{folder}: {error}") from error
-    _epochs.put(settings.epochs - done)  # those of an earlier time
+    _epochs.put((settings.epochs - done, rows[-1]["train_loss"]))  # those of an earlier time
     return rows

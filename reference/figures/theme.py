@@ -152,13 +152,13 @@ def save(draw: Callable[[Theme], Figure], folder: Path, name: str, kind: str = "
     for theme in (LIGHT, DARK):
         with use(theme):
             figure = draw(theme)
-            _lay_out(figure)
+            fix_layout(figure)
             paths.append(folder / f"{name}-{theme.name}.{kind}")
             figure.savefig(paths[-1], dpi=dpi, metadata={"Date": None} if kind == "svg" else None)
     return paths
 
 
-def _lay_out(figure: Figure) -> None:
+def fix_layout(figure: Figure) -> None:
     """Fix the layout: its solver does not repeat itself to the last bit."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 
 from ..commands import Resume, Train
 from . import checkpoint, distributed
 from .build import build_network, load_data
-from .logs import tensorboard
+from .logs import channel_pictures, tensorboard
 from .run_folder import BEST, CHECKPOINT
 from .settings import Settings
 from .trainer import train
@@ -61,6 +62,9 @@ def _train(options: Train | Resume, settings: Settings, make_folder: Callable[[]
         folder = make_folder() if is_first else RUNS  # the others write nothing
         if is_first:
             print(f"training in {folder}")
+        logger = None
+        if is_first and (options.tensorboard or options.tensorboard_images):
+            logger = tensorboard(folder, partial(channel_pictures, network, test_set, options.tensorboard_images))
         try:
             rows = train(
                 network.to(device),
@@ -70,7 +74,7 @@ def _train(options: Train | Resume, settings: Settings, make_folder: Callable[[]
                 folder,
                 resume=resume,
                 workers=options.workers,
-                on_epoch=tensorboard(folder) if options.tensorboard and is_first else None,
+                on_epoch=logger,
             )
         except KeyboardInterrupt:
             raise KeyboardInterrupt(*[f"resume it by `python -m reference resume {folder}`"] * is_first) from None

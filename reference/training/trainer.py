@@ -117,6 +117,7 @@ def train(
             for epoch in settings.evaluated_epochs()[len(run.rows) :]:
                 while run.step < epoch * run.steps_per_epoch:
                     run.train_step(next(steps))
+                    bar.set_postfix_str(run.status(), refresh=False)
                     bar.update(settings.batch_size)
                     if distributed.any_process(is_interrupted()):
                         run.save(folder / CHECKPOINT)
@@ -127,7 +128,7 @@ def train(
                 if run.is_best():
                     run.save(folder / BEST)
                 run.save(folder / CHECKPOINT)
-                bar.set_postfix_str(f"test accuracy {run.rows[-1]['test_accuracy']:.1%}")
+                bar.set_postfix_str(run.status())
                 if on_epoch is not None and writes:
                     on_epoch(run.rows[-1])
                 if distributed.any_process(is_interrupted()):
@@ -266,6 +267,11 @@ class Run:
         )
         self.totals = {}
         self._warn_if_diverging()
+
+    def status(self) -> str:
+        """The mean loss since the last evaluation, or before it, and its test accuracy."""
+        loss = self.totals["loss"] / self.totals["images"] if self.totals else self.rows[-1]["train_loss"]
+        return f"loss {loss:.3f}" + (f", test accuracy {self.rows[-1]['test_accuracy']:.1%}" if self.rows else "")
 
     def is_best(self) -> bool:
         """Whether the last evaluation has a higher test accuracy than every one before."""

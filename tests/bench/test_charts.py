@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from commands import ROOT, made_by
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
 from bench import __main__ as bench
 from bench import results
-from bench.cases import real_cases, sweeps
+from bench.cases import quick_cases, real_cases, sweeps
+from bench.measure import compare
+from bench.providers import providers
 from bench.report import charts
 from bench.report.diagrams import DIAGRAMS
-from bench.results import PROVIDER, frame, result, where
+from bench.results import FEATURES, PROVIDER, frame, result, where
 from reference.figures.theme import DARK, LIGHT, save, use
 
 CPU, GPU = {"device": "Some CPU", "threads": 2}, {"device": "Some GPU"}
@@ -226,3 +231,21 @@ def test_the_command_draws_what_there_is_and_names_the_rest(tmp_path: Path, caps
     assert [line for line in lines if "not drawn" in line] == [
         f"{name}: not drawn, there are no results for it" for name in absent
     ]
+
+
+def test_make_bench_measures_the_rows_of_the_first_figure() -> None:
+    """Each marker is a provider on features; none is drawn from elsewhere."""
+    (command,) = made_by(["bench"])
+    _, arguments = command.split(" -m bench ")
+    with patch.object(compare, "main") as run:
+        bench.main(shlex.split(arguments))
+    (options,) = run.call_args.args
+    assert options.compiled
+    assert options.modes == ["both"]
+    assert not options.full
+    rows = results.read_folder(ROOT / "bench" / "results")
+    drawn = charts.shown(charts.main_device(where(rows, metric="ratio", mode="both", busy=0)))
+    features = set(drawn[FEATURES].itertuples(index=False, name=None))
+    assert features == {tuple(case.facts.values()) for case in quick_cases()}
+    everyone = {tuple(one.facts[name] for name in PROVIDER) for one in providers(torch.device("cpu"), compiled=True)}
+    assert set(drawn[PROVIDER].itertuples(index=False, name=None)) <= everyone

@@ -402,7 +402,7 @@ def test_a_run_that_was_stopped_goes_on_and_one_that_is_finished_stays(messages,
     with pytest.raises(KeyboardInterrupt):
         train(network, train_set, test_set, settings, tmp_path / "a", progress=False, on_epoch=stop)
     rows = parallel_runs._train_one(settings, tmp_path / "a", True, "cpu", 0)
-    assert sum(messages) == 2
+    assert sum(epochs for epochs, _ in messages) == 2
     assert [row["epoch"] for row in rows] == [1, 2]
     assert [row["seconds"] for row in rows[:1]] == [row["seconds"] for row in calls], "the first one was trained again"
     whole = parallel_runs._train_one(settings, tmp_path / "b", False, "cpu", 0)
@@ -410,7 +410,7 @@ def test_a_run_that_was_stopped_goes_on_and_one_that_is_finished_stays(messages,
 
     messages.clear()
     assert parallel_runs._train_one(settings, tmp_path / "b", True, "cpu", 0) == whole
-    assert messages == [2]
+    assert messages == [(2, whole[-1]["train_loss"])]
 
 
 def test_a_run_that_diverges_is_named(messages, images, tmp_path):

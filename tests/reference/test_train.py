@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 import signal
 import sys
 from dataclasses import replace
@@ -14,12 +15,15 @@ from unittest.mock import Mock, call
 import pytest
 import torch
 from overlap_by_sets import overlap_by_sets
-from small_run import SETTINGS, small_data, small_network, without_seconds
+from small_run import OPTIONS, SETTINGS, small_data, small_network, without_seconds, write_images
 from torch.utils.data import Dataset
 
+from reference.__main__ import main
 from reference.formulas import paper as oracle
 from reference.training import checkpoint
 from reference.training.batches import batches
+from reference.training.build import load_test_data
+from reference.training.checkpoint import load_network
 from reference.training.evaluate import evaluate
 from reference.training.logs import tensorboard
 from reference.training.trainer import DivergedError, Run, learning_rate_factor
@@ -446,3 +450,35 @@ def test_tensorboard_gets_every_measure(monkeypatch, tmp_path):
     tensorboard(tmp_path)(dict.fromkeys(COLUMNS, 0.5) | {"epoch": 3})
     writer.assert_called_once_with(str(tmp_path / "tensorboard"))
     assert writer.return_value.add_scalar.call_args_list == [call(name, 0.5, 3) for name in COLUMNS[1:]]
+
+
+def test_tensorboard_shows_an_image_and_the_channels_of_its_class(monkeypatch, tmp_path):
+    writer = Mock()
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=writer))
+    data = write_images(tmp_path / "data")
+    folder = tmp_path / "run"
+    images = ["--data", str(data), "--folder", str(folder), "--tensorboard-images", "2"]
+    assert main(["train", *OPTIONS, *images]) == 0
+    written = writer.return_value.add_image.call_args_list
+    assert [(one.args[0], one.args[2]) for one in written] == [
+        (f"channels/bird {label}", epoch) for epoch in (1, 2) for label in (0, 1)
+    ]
+    # The last ones are those of the network that was saved.
+    network, settings, _ = load_network(folder / "checkpoint.pt")
+    test_set = load_test_data(settings)
+    for label, one in enumerate(written[-2:]):
+        image, _ = test_set[test_set.targets.index(label)]
+        with torch.inference_mode():
+            own = network.eval().extract(image[None])[0, 2 * label : 2 * label + 2]
+        own = torch.cat([own, own.amax(dim=0, keepdim=True)])
+        maps = torch.nn.functional.interpolate(own[None], image.shape[1:], mode="bilinear")[0].clamp(min=0)
+        grey = image.mean(dim=0)
+        photo, *found = one.args[1][0].split(image.shape[2], dim=1)
+        assert torch.allclose(photo, (grey - grey.min()) / (grey.max() - grey.min()))
+        assert torch.allclose(torch.stack(found), maps / maps.max(), atol=1e-5)
+
+
+def test_the_progress_bar_has_the_loss_and_the_test_accuracy(tmp_path, capsys):
+    rows = train_network(small_network(), *small_data(), SETTINGS, tmp_path)
+    shown = re.findall(r"loss ([\d.]+), test accuracy ([\d.]+)%", capsys.readouterr().err)
+    assert shown[-1] == (f"{rows[-1]['train_loss']:.3f}", f"{100 * rows[-1]['test_accuracy']:.1f}")
