@@ -30,7 +30,7 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
 class MCLossOutput(NamedTuple):
-    """What `mc_loss` and `MCLoss` return.
+    """Result of `mc_loss` and `MCLoss`.
 
     Attributes:
         loss: the weighted sum, a scalar: what is added to the cross-entropy of the classifier.

@@ -13,7 +13,7 @@ from .groups import ChannelGroups, flat_runs
 
 
 class ChannelPool(NamedTuple):
-    """What `channel_pool` returns.
+    """Result of `channel_pool`.
 
     Attributes:
         scores: class scores g of the discriminality component, (B, C).

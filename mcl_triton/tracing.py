@@ -1,4 +1,4 @@
-"""What PyTorch's transforms make of our code: what is constant for `torch.compile` and on a device, who looks on.
+"""How torch.compile, vmap and torch.func see this package: constants for the compiler and a device, and active transforms.
 
 All parts of PyTorch that are not public are used here, but for one operator in `eager`.
 """

@@ -1,4 +1,4 @@
-"""What a command that a page tells its readers comes down to, and whether it would be understood."""
+"""Check that a command on a page would be understood."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class RecordedGraph(TorchDispatchMode):
-    """What `torch.cuda.CUDAGraph` is on a GPU; also the context that captures."""
+    """Stand-in for `torch.cuda.CUDAGraph` without a GPU; also the context that captures."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What the kernels compute with: comparisons that respect NaN, the dtype, and where the parts of a tile lie.
+"""Arithmetic of the kernels: comparisons that respect NaN, the working dtype, and the coordinates of a tile.
 
 A tile of maps has three axes, (layers, columns, rows) or (layers, rows, columns). A row is a map. A map lies in layers
 of columns: position = layer · COLUMNS + column. The layers are the registers of a thread, so that reductions begin

@@ -185,7 +185,7 @@ class Pieces(NamedTuple):
 
 
 def ways_to_cut(runs: tuple[int, ...]) -> list[Cut]:
-    """What `pieces_of` may be asked for: whole classes, and powers of two below the largest."""
+    """Values that `pieces_of` accepts: whole classes, and powers of two below the largest."""
     longest = max(runs[1::2])
     lengths = [longest, *(1 << n for n in range(SHORTEST_PIECE.bit_length() - 1, (longest - 1).bit_length()))]
     return [Cut(length, width) for length in lengths for width in (8, 32)]

@@ -45,7 +45,7 @@ class View:
         return f"{self.class_name} ({self.role})"
 
     def numbers(self) -> str:
-        """What was measured."""
+        """Measured values."""
         overlap = "none" if math.isnan(self.overlap) else f"{self.overlap:.2f}"
         return (
             f"probability {self.probability:.1%}, overlap {overlap}, h = {self.diversity:.1f} of {len(self.maps) - 1}"

@@ -76,7 +76,7 @@ def read(root: Path, split: str, transform: Transform | None, seed: int, *, crop
 def _of_images(
     path: Path, images: Collection[str], values: Collection[str] | None = None, expected: str = ""
 ) -> dict[str, str]:
-    """What a file says of each image: of all of ``images`` and no other, and one of ``values``."""
+    """Values of a file per image: of all of ``images`` and no other, and one of ``values``."""
     rows = read_keyed(path)
     if lacking := [image for image in images if image not in rows]:
         raise ValueError(f"{path} lacks {len(lacking)} of the {len(images)} images of images.txt: {_some(lacking)}.")

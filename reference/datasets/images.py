@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 Transform = Callable[[Any], Any]
-"""What is done to an image before it is handed out."""
+"""Transform of an image before it is returned."""
 
 
 class Labelled:
@@ -119,5 +119,5 @@ class Images(Labelled):
 
 
 def repeated(items: Sequence[Hashable]) -> list[Hashable]:
-    """What is there more than once."""
+    """Items that occur more than once."""
     return [item for item, count in Counter(items).items() if count > 1]

@@ -15,7 +15,7 @@ SPLITS = ("train", "test")
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the authors publish: the number of classes, and of images for training and for testing."""
+    """Numbers that the authors publish: the number of classes, and of images for training and for testing."""
 
     classes: int
     train: int

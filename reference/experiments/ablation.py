@@ -1,4 +1,4 @@
-"""What each part of the MC-Loss does to a network: ``python -m reference ablation --help``.
+"""Effect of each part of the MC-Loss on a network: ``python -m reference ablation --help``.
 
 Runs that are finished are not trained again, and one that was stopped goes on where it was: to add seeds, repeat the
 command with all of them; to spread the runs over several GPUs, give each some seeds, and in the end all to one command.
@@ -119,7 +119,7 @@ def ablation_plan(
 
 
 def read_picks(path: Path) -> Picks:
-    """What `search` picked; ValueError where the file holds something else."""
+    """Settings that `search` picked; ValueError where the file holds something else."""
     content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict) or not all(isinstance(values, dict) for values in content.values()):
         raise ValueError(f"{path} must hold settings by the name of a variant, as reference search writes them.")

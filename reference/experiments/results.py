@@ -38,7 +38,7 @@ class Results:
         return self._values(variant.settings, variant.seeds, measure)
 
     def differences(self, variant: Variant, measure: str) -> list[float]:
-        """What a variant has more than its baseline, for each seed."""
+        """Difference of a variant to its baseline, per seed."""
         baselines = self._values(variant.baseline, variant.seeds, measure)
         return [value - baseline for value, baseline in zip(self.values(variant, measure), baselines, strict=True)]
 
@@ -88,7 +88,7 @@ def write(path: Path, results: Results) -> None:
 
 
 def read(path: Path) -> Results:
-    """What `write` wrote.
+    """Read results that `write` wrote.
 
     Raises:
         FileNotFoundError: there is no such file.

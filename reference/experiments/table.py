@@ -25,7 +25,7 @@ _NAME, _CELL = 37, 16
 
 
 def table(results: Results, measures: Mapping[str, tuple[str, str]] = MEASURES) -> str:
-    """What was run on what, a line for each variant, and how to read them.
+    """Print runs and machine, a line per variant, and how to read them.
 
     Args:
         results: of all runs.
@@ -39,7 +39,7 @@ def table(results: Results, measures: Mapping[str, tuple[str, str]] = MEASURES) 
 
 
 def describe(results: Results) -> str:
-    """What was run on what."""
+    """Runs, data and machine."""
     base, on = results.plan.base, results.environment
     alpha, beta = base.weights
     train, test = results.images

@@ -30,7 +30,7 @@ _COLUMNS = 6  # pictures side by side under one network
 
 
 class Block(NamedTuple):
-    """What is drawn of one network.
+    """Parts of a drawing, of one network.
 
     Args:
         name: of the network.

@@ -98,7 +98,7 @@ def explain(
 
 
 def view_picture(viewer: Viewer, picture: Image.Image, true_class: str | None) -> Block:
-    """What a network sees of a picture, and where its channels look there."""
+    """A picture as a network sees it, and where its channels look there."""
     image: Tensor = viewer.transform(picture)
     # Every transform scales and shifts the values; which of them are 0 and 1, black and white tell.
     black, white = (viewer.transform(Image.new("RGB", picture.size, colour)) for colour in ("black", "white"))

@@ -18,7 +18,7 @@ from torchvision.models.vgg import make_layers
 from .names import WIDENED_BACKBONES
 
 IMAGE_SHAPE = (3, 224, 224)
-"""What the extractors are made for; some take nothing smaller."""
+"""The image size that the extractors are made for; some take nothing smaller."""
 
 
 def torchvision_backbone(

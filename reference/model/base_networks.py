@@ -65,7 +65,7 @@ def base_network(
 
 
 def parameter_groups(network: MCNetwork, *, backbone: float, head: float) -> list[dict[str, Any]]:
-    """What an optimiser takes to train the backbone and all that is new at two learning rates.
+    """Parameter groups for an optimiser that trains the backbone and all that is new at two learning rates.
 
     Args:
         network: whose parameters to divide.

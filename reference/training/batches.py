@@ -1,4 +1,4 @@
-"""What each step trains on: the order and the augmentation of the samples as a function of (seed, epoch, sample).
+"""Batches of each step: the order and the augmentation of the samples as a function of (seed, epoch, sample).
 
 No random state has to be saved: an interrupted epoch goes on at its next batch as if nothing had happened.
 """

@@ -1,4 +1,4 @@
-"""What the settings of a run stand for: its data sets and its network."""
+"""Data sets and network of a run, from its settings."""
 
 from __future__ import annotations
 

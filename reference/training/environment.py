@@ -1,4 +1,4 @@
-"""What a measurement ran on."""
+"""Machine and versions of a measurement."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ import commands
 import numpy as np
 import pytest
 from few_fonts import FOLDER
+from pages import PATHS, Page
 from PIL import Image
-from test_documentation import PATHS, Page
 
 ROOT = Path(__file__).parents[2]
 

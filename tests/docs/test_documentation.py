@@ -7,7 +7,6 @@ import re
 from contextlib import redirect_stdout
 from importlib import import_module
 from io import StringIO
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest import SkipTest
@@ -17,14 +16,9 @@ from urllib.parse import urlsplit
 import commands
 import pytest
 import torch
-from markdown_it import MarkdownIt
-from markdown_it.token import Token
+from pages import PATHS, ROOT, Page, line_of
 
 import mcl_triton
-
-ROOT = Path(__file__).parents[2]
-PATHS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-MARKDOWN = MarkdownIt("commonmark").enable("table")
 
 COMMAND = re.compile(r"(make|pip|torchrun|(\S*/)?python3? -m) ")
 LANGUAGES = {"python", "bash", "text"}
@@ -32,46 +26,12 @@ LANGUAGES = {"python", "bash", "text"}
 every_page = pytest.mark.parametrize("path", PATHS, ids=lambda path: str(path.relative_to(ROOT)))
 
 
-class Page:
-    """A page taken apart."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        tokens = MARKDOWN.parse(path.read_text(encoding="utf-8"))
-        inline = [token for token in tokens if token.type == "inline"]
-        spans = [child for token in inline for child in token.children or ()]
-        self.blocks = [token for token in tokens if token.type in ("fence", "code_block")]
-        self.code = [" ".join(span.content.split()) for span in spans if span.type == "code_inline"]
-        self.links = [str(span.attrs.get("href") or span.attrs.get("src")) for span in spans if is_link(span)]
-        self.headings = [title.content for opening, title in pairwise(tokens) if opening.type == "heading_open"]
-        self.outputs = {
-            line_of(block): following.content
-            for block, following in pairwise(tokens)
-            if block.info == "python" and following.info == "text"
-        }
-        """What stands directly below a Python block, by the line where that begins: what it prints."""
-
-    def anchors(self) -> set[str]:
-        """The anchors of the headings, as GitHub and the site make them."""
-        return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in self.headings}
-
-
 @pytest.fixture
 def sybil() -> Any:
-    """What runs the Python blocks of a page; without the package sybil the test is skipped."""
+    """Run the Python blocks of a page; without the package sybil the test is skipped."""
     module = pytest.importorskip("sybil", reason="needs the package sybil: no Python block of this page was run")
     parsers = pytest.importorskip("sybil.parsers.markdown")
     return module.Sybil(parsers=[parsers.PythonCodeBlockParser(), parsers.SkipParser()])
-
-
-def is_link(span: Token) -> bool:
-    return span.type in ("link_open", "image")
-
-
-def line_of(block: Token) -> int:
-    """The line of a page where a block begins, from 1."""
-    assert block.map is not None
-    return block.map[0] + 1
 
 
 @every_page

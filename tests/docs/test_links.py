@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_documentation import PATHS, Page
+from pages import PATHS, Page
 
 ROOT = Path(__file__).parents[2]
 

@@ -163,7 +163,7 @@ def test_kernels_are_what_runs():
 
 
 def run_python(code, **environment):
-    """What a fresh interpreter prints; fails if that fails."""
+    """Output of a fresh interpreter; fails if that fails."""
     setting = "".join(f"import os; os.environ[{name!r}] = {value!r}\n" for name, value in environment.items())
     found = subprocess.run(
         [sys.executable, "-c", setting + code], capture_output=True, text=True, timeout=120, check=False

@@ -236,7 +236,7 @@ def test_a_setting_that_changes(setting, values):
 
 
 def test_first_use_inside_a_compiled_function():
-    """What was made while tracing must not be kept for ordinary use."""
+    """Tables made while tracing are not kept for ordinary use."""
     groups = ChannelGroups([5, 1, 4, 2])  # of no other test
     features = signed(groups=groups)
     compiled = torch.compile(lambda f: mc_loss(f, TARGETS % 4, groups), fullgraph=True, backend="aot_eager")
@@ -464,7 +464,7 @@ def test_gradients_through_vmap(backend, is_compiled):
 
 
 def test_tables_are_made_before_the_operator_runs(monkeypatch):
-    """What is made inside would be memory of the CUDA graph that the operator is captured in."""
+    """Tables made inside would be memory of the CUDA graph that the operator is captured in."""
     groups = ChannelGroups([2, 3, 4])  # of no other test
     is_inside, made_inside = False, []
     run_forward, channel_offsets = host.forward, tables.channel_offsets

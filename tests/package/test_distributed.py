@@ -84,7 +84,7 @@ def work(rank, folder):
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """What each of the two processes found."""
+    """Results of each of the two processes."""
     folder = tmp_path_factory.mktemp("processes")
     torch.multiprocessing.spawn(work, (str(folder),), nprocs=2)
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]

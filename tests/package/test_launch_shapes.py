@@ -1,4 +1,4 @@
-"""What the launch rules promise to the kernels, for any groups, maps, batch and strides."""
+"""Promises of the launch rules to the kernels, for any groups, maps, batch and strides."""
 
 from itertools import pairwise
 from math import prod

@@ -18,7 +18,7 @@ TARGETS = torch.tensor([0, 6, 3, 3])
 
 
 class Classifier(nn.Module):
-    """What users build: the loss is a submodule beside the layers."""
+    """A network as users build it: the loss is a submodule beside the layers."""
 
     def __init__(self, **options):
         super().__init__()

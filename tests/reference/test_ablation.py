@@ -382,7 +382,7 @@ class Messages(list):
 
 @pytest.fixture
 def messages(monkeypatch) -> Messages:
-    """What a process that trains would send to the first one."""
+    """Messages of a process that trains to the first one."""
     sent = Messages()
     monkeypatch.setattr(parallel_runs, "_epochs", sent, raising=False)
     return sent
@@ -519,7 +519,7 @@ def test_a_device_that_is_not_there(options, tmp_path, capsys):
 
 
 def heed_interrupt() -> None:
-    """What a shell starts in the background, these tests perhaps, ignores Ctrl-C, and so does what they start."""
+    """Restore Ctrl-C: processes that a shell starts in the background ignore it, and so do their children."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

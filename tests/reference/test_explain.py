@@ -1,4 +1,4 @@
-"""What is drawn and said of where channels look, for networks whose channels are known."""
+"""Pictures and numbers of where channels look, for networks whose channels are known."""
 
 from dataclasses import replace
 from math import exp

@@ -102,7 +102,7 @@ def test_by_hand():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", [(5, 1), (40, 1), (3, 900), (40, 257)], ids=str)
 def test_max_of_a_dimension_takes_the_first_of_equals(dtype, shape):
-    """What the oracle relies on."""
+    """Assumptions of the oracle."""
     values = torch.randint(-1, 2, (2, *shape)).to(dtype).requires_grad_()
     largest, index = values.max(dim=1)
     (gradient,) = torch.autograd.grad(largest.sum(), values)

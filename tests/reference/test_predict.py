@@ -1,4 +1,4 @@
-"""What a checkpoint gives back: the network, its settings, its classes, its predictions and its measures."""
+"""Contents of a checkpoint: the network, its settings, its classes, its predictions and its measures."""
 
 from dataclasses import replace
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-from test_datasets import SMALL, WRITERS
+from small_datasets import SMALL, WRITERS
 from torchvision.models import get_model
 
 from reference.__main__ import main
