@@ -1,4 +1,4 @@
-"""How torch.compile, vmap and torch.func see this package: constants for the compiler and a device, and active transforms.
+"""How torch.compile, vmap and torch.func see this package: constants for compiler and device, and active transforms.
 
 All parts of PyTorch that are not public are used here, but for one operator in `eager`.
 """
