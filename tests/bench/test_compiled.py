@@ -163,7 +163,8 @@ def test_odd_cases_are_compiled_too(pool: ProcessPoolExecutor) -> None:
     for report in compile_cases(pool, odd_cases(), list(TARGETS)):
         assert report.stack == report.spills == 0, report
         assert report.scalar_spills == 0 or report.cases[0].dtype == torch.float64, report
-        assert report.registers <= (255 if report.cases[0].dtype == torch.float64 else 128), report
+        usual = NVIDIA_REGISTERS.get(report.kernel, 128)
+        assert report.registers <= (255 if report.cases[0].dtype == torch.float64 else usual), report
         assert all(sum(access.widths) >= access.thread_bytes for access in report.maps), report
 
 
