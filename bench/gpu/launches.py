@@ -111,8 +111,8 @@ STEPS = {  # the kernel families first
     "ragged, 5×5, channels_last": _step(3, RAGGED, 5, _FP32, _LAST),
     "few large groups": _step(1, _UNIFORM(1, 340), 7, _FP32, _ROWS),
     "few large groups, channels_last": _step(1, _UNIFORM(1, 340), 7, _BF16, _LAST),
-    "groups that are split": _step(1, _UNIFORM(2, 700), 14, _FP32, _ROWS),  # from 1 MiB of features on
-    "groups that are split, channels_last": _step(1, _UNIFORM(2, 700), 20, _BF16, _LAST),
+    "groups that are split": _step(1, _UNIFORM(2, 160), 32, _FP32, _ROWS),  # from 1 MiB of features on
+    "groups that are split, channels_last": _step(1, _UNIFORM(2, 100), 56, _BF16, _LAST),
     "maps too large for one look": _step(1, ChannelGroups([2, 1]), 65, _FP32, _ROWS),
     "14×14, 3 channels each": _step(2, _UNIFORM(22, 3), 14, _FP32, _ROWS),
     "14×14, 3 channels each, channels_last": _step(2, _UNIFORM(22, 3), 14, _BF16, _LAST),
