@@ -215,6 +215,29 @@ def test_first_of_dead_channels_takes_the_gradient_of_the_diversity(dtype, layou
     assert torch.equal(gradient.flatten(2)[0, 1].float(), expected.flatten())
 
 
+def test_first_of_several_nans_takes_the_gradient():
+    features = torch.zeros(1, 4, 2, 3)
+    features[0, [1, 2], 0, 1] = torch.nan
+    (gradient,) = torch.autograd.grad(
+        channel_pool(features.requires_grad_(), ChannelGroups([4])).scores.sum(), features
+    )
+    expected = torch.zeros(1, 4, 2, 3)
+    expected[0, 0] = 1 / 6
+    expected[0, :2, 0, 1] = torch.tensor([0, 1 / 6])
+    assert torch.equal(gradient, expected)
+
+
+def test_a_class_of_more_channels_than_a_byte_can_number():
+    features = torch.zeros(2, 303, 2, 2)
+    features[:, 299] = 1
+    (gradient,) = torch.autograd.grad(
+        channel_pool(features.requires_grad_(), ChannelGroups([300, 3])).scores.sum(), features
+    )
+    expected = torch.zeros(2, 303, 2, 2)
+    expected[:, [299, 300]] = 1 / 4
+    assert torch.equal(gradient, expected)
+
+
 # Gradients
 
 
