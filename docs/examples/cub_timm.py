@@ -1,7 +1,9 @@
 """Train a timm backbone on CUB-200-2011 with cross-entropy and MC-Loss: from the dataset's folder to a test accuracy.
 
-pip install timm mcl-triton
-python cub_timm.py CUB_200_2011 --model resnet50 --epochs 50
+In a clone of mcl_triton:
+
+pip install . timm
+python docs/examples/cub_timm.py CUB_200_2011 --model resnet50 --epochs 50
 """
 
 import argparse
