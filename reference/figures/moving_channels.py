@@ -132,8 +132,9 @@ def _write(path: Path, frames: Sequence[Image.Image], theme: Theme) -> None:
 
 def _indexed(frame: Image.Image, colors: np.ndarray) -> Image.Image:
     """A frame in the nearest of these colours, which Pillow finds only roughly."""
-    there, index = np.unique(np.asarray(frame).reshape(-1, 3), axis=0, return_inverse=True)
-    _, nearest = cKDTree(colors).query(there)
+    packed = np.asarray(frame).astype(np.int32) @ (65536, 256, 1)
+    there, index = np.unique(packed, return_inverse=True)
+    _, nearest = cKDTree(colors).query(np.stack([there >> 16, there >> 8 & 255, there & 255], axis=1))
     indexed = Image.fromarray(nearest[index].reshape(frame.height, frame.width).astype(np.uint8), "P")
     indexed.putpalette(colors.astype(np.uint8).tobytes())
     return indexed

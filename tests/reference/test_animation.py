@@ -1,6 +1,7 @@
 """The animation of a class's channels, at a tiny size."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from reference.training.build import build_network, load_data
 from reference.training.settings import Settings
 from reference.training.trainer import train
 
+FIGURES = Path(__file__).parents[2] / "docs" / "figures"
 SETTINGS = Settings(data=FOLDER, epochs=2, evaluate_every=1, batch_size=20, channels_per_class=2)
 OPTIONS = ["--data", FOLDER, "--epochs", "2", "--batch-size", "20", "--channels-per-class", "2"]
 
@@ -60,6 +62,11 @@ def test_channels_colour_the_paper_and_leave_the_ink(theme):
         painted, 0.1 * np.array(to_rgb(theme.background)) + 0.9 * np.array(to_rgb(theme.colors["orange"]))
     )
     assert np.allclose(ink, to_rgb(theme.ink))
+
+
+@pytest.mark.parametrize("name", ["light", "dark"])
+def test_that_of_the_page_is_small(name):
+    assert (FIGURES / f"channels_move-{name}.gif").stat().st_size < 2e6
 
 
 def test_without_mc_loss_there_is_nothing_to_compare(tmp_path, capsys):
