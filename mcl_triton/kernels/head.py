@@ -116,10 +116,11 @@ def head_kernel(
                 dh *= tl.full([], second, dtype)
             tl.store(grad_diversity + classes, dh, mask=is_class)
 
-    # The program that comes to its end last adds what all have found, in the order of the programs.
-    tl.store(sums + program, tl.sum(sum_of_losses, 0))
-    tl.store(sums + num_programs + program, tl.sum(sum_of_h, 0))
-    tl.store(sums + 2 * num_programs + program, tl.sum(sum_of_rh, 0))
+    # The program that comes to its end last adds what all have found, in the order of the programs. Programs exchange
+    # their sums by atomic operations, which see each other's results.
+    publish(sums + program, tl.sum(sum_of_losses, 0), dtype)
+    publish(sums + num_programs + program, tl.sum(sum_of_h, 0), dtype)
+    publish(sums + 2 * num_programs + program, tl.sum(sum_of_rh, 0), dtype)
     tl.debug_barrier()
     if tl.atomic_add(finished, 1) == num_programs - 1:
         l_dis = sum_of_programs(sums, 0, num_programs, TILE_SAMPLES) / weight_of_all
@@ -178,9 +179,16 @@ def inverse_sizes(offsets, classes, is_class, DIVIDES_BY_SIZE: tl.constexpr, dty
 
 
 @triton.jit
+def publish(place, value, dtype: tl.constexpr):
+    """Write a number that other programs read; as an integer, since the interpreter exchanges no others."""
+    bits: tl.constexpr = tl.int64 if dtype == tl.float64 else tl.int32
+    tl.atomic_xchg(place.to(tl.pointer_type(bits), bitcast=True), value.to(bits, bitcast=True), sem="relaxed")
+
+
+@triton.jit
 def sum_of_programs(sums, which, num_programs, TILE: tl.constexpr):
-    """One of the sums over all programs; volatile, since other programs have written what is read."""
+    """One of the sums over all programs."""
     programs = tl.arange(0, TILE)
-    return tl.sum(
-        tl.load(sums + which * num_programs + programs, mask=programs < num_programs, other=0.0, volatile=True), 0
-    )
+    nothing = tl.zeros([TILE], sums.dtype.element_ty)
+    found = tl.atomic_add(sums + which * num_programs + programs, nothing, mask=programs < num_programs, sem="relaxed")
+    return tl.sum(tl.where(programs < num_programs, found, 0.0), 0)
