@@ -207,6 +207,17 @@ class Regions:
 
 
 @dataclass(frozen=True)
+class Borders:
+    """Train on typefaces with other borders and maps, and measure where the channels look as regions does."""
+
+    settings: RunSettings
+    seeds: tuple[int, ...] = (0, 1)
+    """each is a run of every variant"""
+    folder: Path = Path("runs/borders")
+    """for all runs"""
+
+
+@dataclass(frozen=True)
 class Typefaces:
     """List the fonts of the data set typefaces, with their licences and sizes."""
 
@@ -224,6 +235,7 @@ COMMANDS: dict[str, tuple[type, str]] = {
     "demo": (Demo, "experiments.demo"),
     "animate": (Animate, "experiments.animation"),
     "regions": (Regions, "experiments.word_regions"),
+    "borders": (Borders, "experiments.borders"),
     "typefaces": (Typefaces, "datasets.typefaces"),
 }
 """The options of each command, and the module whose ``main`` takes them."""

@@ -12,6 +12,7 @@ from ..channels.overlap import channel_overlap
 from ..channels.regions import ON_OBJECT, accuracy_without, border_channels, object_positions, share_on_object
 from ..commands import Regions
 from ..datasets.typefaces import Typefaces
+from ..model.network import MCNetwork
 from ..training.build import load_test_data
 from ..training.checkpoint import load_network
 from .statistics import mean_and_deviation
@@ -38,13 +39,19 @@ def main(options: Regions) -> None:
     print(table([measure(path) for path in options.runs]))
 
 
-@torch.inference_mode()
 def measure(path: Path) -> tuple[str, dict[str, float]]:
     """The loss of a run and its measures."""
     network, settings, _ = load_network(path)
     dataset = load_test_data(settings)
     if not isinstance(dataset, Typefaces):
         raise ValueError(f"{path} must be of a run on typefaces, whose letters are known; got {settings.dataset}.")
+    loss = "cross-entropy + MC-Loss" if any(settings.weights) else "cross-entropy"
+    return loss, measures(network, dataset, settings.seed)
+
+
+@torch.inference_mode()
+def measures(network: MCNetwork, dataset: Typefaces, seed: int) -> dict[str, float]:
+    """Where the channels of a word's own class look, and the accuracies with a part of the word blanked."""
     images = torch.stack([image for image, _ in dataset])
     targets, ink = torch.tensor(dataset.targets), torch.from_numpy(dataset.ink)
     features = network.extract(images)
@@ -56,8 +63,7 @@ def measure(path: Path) -> tuple[str, dict[str, float]]:
     channels, remains = border_channels(
         features, network.groups, targets, network.extract(torch.zeros_like(images[:1]))[0]
     )
-    loss = "cross-entropy + MC-Loss" if any(settings.weights) else "cross-entropy"
-    return loss, {
+    return {
         "share": share.nanmean().item(),
         "chance": on_word.float().mean().item(),
         "border": border.nanmean().item(),
@@ -72,21 +78,21 @@ def measure(path: Path) -> tuple[str, dict[str, float]]:
             targets,
             ink,
             PART,
-            torch.Generator().manual_seed(settings.seed),
+            torch.Generator().manual_seed(seed),
         ),
     }
 
 
 def table(rows: Sequence[tuple[str, dict[str, float]]]) -> str:
-    """A line for each loss: mean and standard deviation over its runs."""
+    """A line for each name: mean and standard deviation over its rows."""
     lines = ["".ljust(24) + "".join(heading.rjust(17) for heading, _, _ in COLUMNS.values())]
-    for loss in dict.fromkeys(loss for loss, _ in rows):
-        values = [row for name, row in rows if name == loss]
+    for each in dict.fromkeys(name for name, _ in rows):
+        values = [row for name, row in rows if name == each]
         cells = [
             mean_and_deviation([scale * row[measure] for row in values], digits)
             for measure, (_, scale, digits) in COLUMNS.items()
         ]
-        lines.append(loss.ljust(24) + "".join(cell.rjust(17) for cell in cells))
+        lines.append(each.ljust(24) + "".join(cell.rjust(17) for cell in cells))
     return "\n".join(lines)
 
 

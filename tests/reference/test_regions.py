@@ -9,7 +9,8 @@ from few_fonts import FOLDER
 from mcl_triton import ChannelGroups
 from reference.__main__ import main
 from reference.channels.regions import accuracy_without, blanked, border_channels, object_positions, share_on_object
-from reference.experiments import word_regions
+from reference.experiments import borders, word_regions
+from reference.model.network import small_extractor
 from reference.training.build import build_network, load_data
 from reference.training.settings import Settings
 from reference.training.trainer import train as train_network
@@ -113,3 +114,28 @@ def test_the_command_measures_runs_on_typefaces(tmp_path, capsys):
 def test_runs_on_other_data_are_refused(tmp_path, capsys):
     assert main(["regions", str(tmp_path / "checkpoint.pt")]) == 1
     assert "error: there is no checkpoint" in capsys.readouterr().err
+
+
+def test_variants_of_the_border():
+    torch.manual_seed(0)
+    image = torch.ones(1, 1, 48, 96)
+    maps = {name: change(small_extractor(6).eval())(image)[0] for name, change in borders.VARIANTS.items()}
+    sides = {name: tuple(each.shape[1:]) for name, each in maps.items()}
+    assert sides == {
+        **dict.fromkeys(("as it is", "no bias", "replicated padding"), (6, 12)),
+        **dict.fromkeys(("border cropped", "valid convolution"), (4, 10)),
+        "finer map": (12, 24),
+    }
+    varies = {name: bool(each.flatten(1).std(1).max() > 1e-4) for name, each in maps.items()}
+    assert not varies["replicated padding"]  # padding shows nowhere
+    assert varies["as it is"]
+
+
+def test_every_variant_of_the_border_is_trained_and_measured(tmp_path, capsys):
+    options = ["--data", FOLDER, "--seeds", "0", "--epochs", "1", "--batch-size", "20", "--channels-per-class", "2"]
+    assert main(["borders", *options, "--folder", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines[1:]] == list(borders.VARIANTS)
+    others = ["--dataset", "folder", "--data", str(tmp_path), "--transform", "from_scratch"]
+    assert main(["borders", *others, "--folder", str(tmp_path)]) == 1
+    assert "error: borders changes the small network on typefaces" in capsys.readouterr().err
