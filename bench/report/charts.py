@@ -91,7 +91,7 @@ def speedup(results: Table, theme: Theme) -> Figure | None:
         axis.xaxis.set_major_locator(FixedLocator(ticks))
         axis.xaxis.set_minor_locator(NullLocator())
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
-    axes[-1].set_xlabel("← the other is faster   1×: as fast as ours   ours is faster →", loc="left")
+    axes[-1].set_xlabel("← the other is faster  ·  1×: as fast as ours  ·  ours is faster →", loc="left")
     return figure
 
 
