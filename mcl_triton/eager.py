@@ -51,7 +51,7 @@ def forward(
     """
     maps = features.flatten(2)  # [B, N, P]
     dtype = working_dtype(features)
-    attention, winners = saved(features, runs, saves, wants_diversity)
+    attention, winners = saved(features, runs, wants_scores and saves, wants_diversity and saves)
     shape = (maps.shape[0], sum(runs[::2]))
     scores = features.new_empty(shape if wants_scores else 0, dtype=dtype)
     diversity = features.new_empty(shape if wants_diversity else 0, dtype=dtype)
@@ -67,7 +67,7 @@ def forward(
             diversity[block.classes] = maxima(block, s, 0).sum(2)
         if wants_scores:
             attended = x if kept is None else torch.mul(x, kept[block.channels], out=buffer)  # CWA: M·F
-            scores[block.classes] = maxima(block, attended, 1).mean(2)
+            scores[block.classes] = maxima(block, attended, -1).mean(2)
 
     def maxima(block: _Block, values: Tensor, number: int) -> Tensor:
         by_size, places = zip(*(_maxima(own) for own in block.by_size(values)), strict=True)
@@ -79,17 +79,17 @@ def forward(
     return scores, diversity, attention, winners
 
 
-def saved(features: Tensor, runs: Sequence[int], saves: bool, wants_diversity: bool) -> tuple[Tensor, Tensor]:
+def saved(features: Tensor, runs: Sequence[int], for_scores: bool, for_diversity: bool) -> tuple[Tensor, Tensor]:
     """Memory for what forward saves; empty where it saves nothing.
 
     Returns:
-        The softmax s, (B, N, P), and the winners W_h and W_g, (2, B, C, P): which channel of its class, from 0 to
-        ξ - 1, is the maximum of s and of M·F at a position, the first of equals.
+        The softmax s, (B, N, P), and the winners W_h and W_g, those that are saved, (2, B, C, P): which channel of its
+        class, from 0 to ξ - 1, is the maximum of s and of M·F at a position, the first of equals.
     """
     batch, channels, *sides = features.shape
     positions = math.prod(sides)
-    of_attention = (batch, channels, positions) if saves and wants_diversity else (0,)
-    of_winners = (2, batch, sum(runs[::2]), positions) if saves else (0,)
+    of_attention = (batch, channels, positions) if for_diversity else (0,)
+    of_winners = (for_scores + for_diversity, batch, sum(runs[::2]), positions)
     dtype = torch.uint8 if max(runs[1::2]) <= 256 else torch.int32
     return (
         features.new_empty(of_attention, dtype=working_dtype(features)),
@@ -142,7 +142,7 @@ def backward(
             torch.ops.aten._softmax_backward_data(out, attention[block.channels], 2, dtype, grad_input=out)
         if grad_scores is not None:
             dg = block.by_class(grad_scores[block.classes] / out.shape[2])
-            places = block.by_class(winners[1][block.classes])
+            places = block.by_class(winners[-1][block.classes])
             own_kept = [None] * len(dg) if kept is None else block.by_size(kept[block.channels])
             for own, own_places, own_dg, factor in zip(block.by_size(out), places, dg, own_kept, strict=True):
                 _add_at(own, own_places, own_dg, factor)

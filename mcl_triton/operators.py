@@ -162,7 +162,11 @@ def _(
     return (
         features.new_empty(shape if wants_scores else (0,), dtype=dtype),
         features.new_empty(shape if wants_diversity else (0,), dtype=dtype),
-        *(_saved if by_kernels else eager.saved)(features, runs, saves, wants_diversity),
+        *(
+            _saved(features, runs, saves, wants_diversity)
+            if by_kernels
+            else eager.saved(features, runs, saves and wants_scores, saves and wants_diversity)
+        ),
     )
 
 

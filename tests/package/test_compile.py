@@ -348,10 +348,9 @@ def test_forward_operator(mask, dtype, requires_grad, wanted, by_kernels):
     mask = None if mask is None else mask.to(device, torch.promote_types(dtype, torch.float32))
     features = signed(2, dtype).to(device).requires_grad_(requires_grad)
     wants_scores, wants_diversity = WANTED[wanted]
-    saves = by_kernels and requires_grad
     torch.library.opcheck(
         OPERATORS.channel_pool.default,
-        (features, RUNS, mask, wants_scores, wants_diversity, saves, by_kernels),
+        (features, RUNS, mask, wants_scores, wants_diversity, requires_grad, by_kernels),
     )
 
 
@@ -362,7 +361,7 @@ def test_backward_operator(given, layout, by_kernels):
     device = KERNEL_DEVICE if by_kernels else "cpu"
     features = signed(2).to(device).contiguous(memory_format=layout)
     mask = make_mask("per sample", 2, 20).to(device)
-    statistics = OPERATORS.channel_pool(features, RUNS, mask, True, True, by_kernels, by_kernels)[2:]
+    statistics = OPERATORS.channel_pool(features, RUNS, mask, True, True, True, by_kernels)[2:]
     grads = [torch.randn(2, 7, device=device) if is_wanted else None for is_wanted in WANTED[given]]
     for grad_loss in (None, torch.tensor(0.5, device=device)) if by_kernels else (None,):
         torch.library.opcheck(
