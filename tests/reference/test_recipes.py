@@ -185,7 +185,9 @@ def test_from_the_recipe_to_a_prediction(recipe, cub, tmp_path, capsys):
     options += ["--learning-rate", "0.001", "--weight-decay", "0.25", "--threads", "1", "--device", "cpu"]
     assert main(["train", *options, *smaller]) == 0
     bar = capsys.readouterr().err
-    assert re.search(r"4/4 .*(images/s|s/ images), test accuracy \d", bar)  # the rate; the latter where it is below 1
+    assert re.search(
+        r"4/4 .*(images/s|s/ images), loss \S+, test accuracy \d", bar
+    )  # the rate; the latter where it is below 1
     (tmp_path / "weights.pt").unlink(missing_ok=True)  # all that is needed is in the checkpoint
     settings = load(folder / "checkpoint.pt").settings
     assert (settings.epochs, settings.weight_decay) == (1, 0.25)
