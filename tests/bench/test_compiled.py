@@ -41,9 +41,9 @@ STACK = {("sm_90", "gradient.backward"): 16, ("sm_80", "whole_maps.combine"): 8}
 # A SIMD unit has 512 for each lane: 256 let two warps take turns.
 AMD_REGISTERS = 256
 OLDER_SCALAR_SPILLS = 6
-# Bytes of shared memory per program, of 228 KiB, or of 64 on gfx942, where eight warps of 64 lanes leave room for four.
+# Bytes of shared memory per program, as found; a compute unit of gfx942 has 64 KiB, so four programs fit.
 SHARED = {"gfx942": 16384}
-# LLVM gives some accesses of gfx942 the line of another instruction: at most a quarter are not recognised.
+# On gfx942 up to a quarter of the bytes are not attributed to the line of their access. Why is not known.
 RECOGNISED = {"gfx942": 0.75}
 KERNELS = list(NVIDIA_REGISTERS)
 OF_MAPS = KERNELS[:2]  # that read the features, or write their gradient
