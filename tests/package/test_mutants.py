@@ -24,6 +24,13 @@ def test_each_fault_applies(mutant, tmp_path):
     assert all((ROOT / "tests" / "package" / file).is_file() for file in files)
 
 
+def test_no_line_of_the_table_is_left_out():
+    lines = (ROOT / ".ci" / "mutants.txt").read_text(encoding="utf-8").splitlines()
+    assert len([line for line in lines if line and line[0] not in "-+#"]) == len(mutants.MUTANTS)
+    of_faults = [text for mutant in mutants.MUTANTS for text in (mutant.old, mutant.new) if text]
+    assert len([line for line in lines if line and line[0] in "-+"]) == sum(text.count("\n") + 1 for text in of_faults)
+
+
 def test_text_that_is_gone_is_refused(tmp_path):
     (tmp_path / "mcl_triton").mkdir()
     (tmp_path / "mcl_triton" / "loss.py").write_text("once once", encoding="utf-8")
