@@ -73,13 +73,6 @@ def report(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def recipes(parser: argparse.ArgumentParser) -> None:
-    """The options of `bench recipes`."""
-    parser.add_argument("recipes", nargs="*", metavar="RECIPE", help="default: all")
-    parser.add_argument("--batch-size", type=positive, default=4, metavar="N", help="images per step (default: 4)")
-    parser.add_argument("--steps", type=positive, default=3, metavar="N", help="steps of each (default: 3)")
-
-
 def gpu(parser: argparse.ArgumentParser) -> None:
     """The options of `bench gpu`."""
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the results")
@@ -99,7 +92,6 @@ COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] 
     "report": ("report.pages", "draw the figures and fill the tables of the pages from the results", report),
     "gpu": ("gpu.command", "prove and measure everything on a GPU, in the minutes that there are", gpu),
     "host": ("measure.host", "measure the host time of a step, with a driver that does nothing", host),
-    "recipes": ("measure.recipes", "measure a training step by each recipe", recipes),
 }
 """By name: the module with a ``main(options)``, imported when the command runs; a summary; the options."""
 

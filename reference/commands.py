@@ -7,7 +7,7 @@ recipe as defaults.
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,13 +22,46 @@ RunSettings = Annotated[Settings, arg(name="")]
 """Settings as options without a prefix."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where a command computes."""
+
+    device: str = "auto"
+    """such as cpu or cuda:1; auto is a GPU where there is one"""
+    workers: int = 0
+    """processes that read images ahead, for each process or run that trains"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Events(Machine):
+    """Events for TensorBoard."""
+
+    tensorboard: bool = False
+    """write events for TensorBoard into the folder"""
+    tensorboard_images: int = 0
+    """test images, of so many classes, that events show with the maps of their class's channels"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment(Machine):
+    """Several runs."""
+
+    settings: RunSettings
+    seeds: tuple[int, ...]
+    """each is a run of every variant"""
+    folder: Path
+    """for all runs and results"""
+    processes: int | None = None
+    """runs at the same time; by default one, or on CPUs as many as there are cores for the threads of each"""
+
+
 @dataclass(frozen=True)
 class Recipes:
     """List the published ways of training."""
 
 
-@dataclass(frozen=True)
-class Train:
+@dataclass(frozen=True, kw_only=True)
+class Train(Events):
     """Train a network by cross-entropy and MC-Loss, by a recipe or on a data set with settings of your own."""
 
     settings: RunSettings
@@ -36,46 +69,26 @@ class Train:
     """published way of training, or a TOML file; other options override its values"""
     folder: str = ""
     """for checkpoints and metrics; without one, a new folder in runs/, named after the recipe or data set"""
-    device: str = "auto"
-    """such as cpu or cuda:1; auto is a GPU where there is one"""
-    workers: int = 0
-    """processes that read images ahead, for each process that trains"""
-    tensorboard: bool = False
-    """write events for TensorBoard into the folder"""
-    tensorboard_images: int = 0
-    """test images, of so many classes, that events show with the maps of their class's channels"""
 
 
-@dataclass(frozen=True)
-class Resume:
+@dataclass(frozen=True, kw_only=True)
+class Resume(Events):
     """Resume an interrupted run with the settings that it has."""
 
     folder: Positional[Path]
     """of the run"""
     data: str = ""
     """folder of the data set's files, if they were moved"""
-    device: str = "auto"
-    """such as cpu or cuda:1; auto is a GPU where there is one"""
-    workers: int = 0
-    """processes that read images ahead, for each process that trains"""
-    tensorboard: bool = False
-    """write events for TensorBoard into the folder"""
-    tensorboard_images: int = 0
-    """test images, of so many classes, that events show with the maps of their class's channels"""
 
 
-@dataclass(frozen=True)
-class Validate:
+@dataclass(frozen=True, kw_only=True)
+class Validate(Machine):
     """Measure a trained network on the test images."""
 
     checkpoint: Positional[Path]
     """written by reference train"""
     data: str = ""
     """folder of the data set's files, if they were moved"""
-    device: str = "auto"
-    """such as cpu or cuda:1; auto is a GPU where there is one"""
-    workers: int = 0
-    """processes that read images ahead"""
 
 
 @dataclass(frozen=True)
@@ -107,34 +120,15 @@ class Explain:
     """file of one page to explore all images in a browser"""
 
 
-@dataclass(frozen=True)
-class OverlapCurve:
-    """Draw how much the channels of a class overlap on the test images, epoch by epoch."""
-
-    runs: Positional[tuple[Path, ...]]
-    """folders of runs of reference train"""
-    output: Path = Path("runs/overlap.png")
-    """file of the figure"""
-
-
-@dataclass(frozen=True)
-class Ablation:
+@dataclass(frozen=True, kw_only=True)
+class Ablation(Experiment):
     """Train by cross-entropy alone, with each component of the MC-Loss and with both, with and without masks, and over
     drop and ξ, from the same seeds, beside controls."""
 
-    settings: RunSettings
     recipe: str = ""
     """published way of training, or a TOML file; other options override its values"""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    """each is a run of every variant"""
     folder: Path = Path("runs/ablation")
-    """for all runs and results"""
-    processes: int | None = None
-    """runs at the same time; by default one, or on CPUs as many as there are cores for the threads of each"""
-    device: str = "auto"
-    """such as cpu or cuda:1; auto is a GPU where there is one"""
-    workers: int = 0
-    """processes that read images ahead, for each run"""
     over_drop: tuple[Drop, ...] | None = None
     """values to compare; by default of 0, 0.25, half, 0.75 those that mask another number of channels"""
     over_channels_per_class: tuple[int, ...] | None = None
@@ -149,41 +143,23 @@ class Ablation:
     """train nothing: table and picture of this results.json"""
 
 
-@dataclass(frozen=True)
-class Search:
+@dataclass(frozen=True, kw_only=True)
+class Search(Experiment):
     """Train with all settings of a grid, variant by variant, and pick those of the highest mean accuracy on the test
     images. They must not be those that results are reported on: typefaces draw others for each seed."""
 
-    settings: RunSettings
     seeds: tuple[int, ...] = (100,)
-    """each is a run of every variant"""
     folder: Path = Path("runs/search")
-    """for all runs and results"""
-    processes: int | None = None
-    """runs at the same time; by default one, or on CPUs as many as there are cores for the threads of each"""
-    device: str = "auto"
-    """such as cpu or cuda:1; auto is a GPU where there is one"""
-    workers: int = 0
-    """processes that read images ahead, for each run"""
     grid: Path = Path(__file__).parent / "experiments" / "typefaces_grid.json"
     """settings to try, by variant"""
 
 
-@dataclass(frozen=True)
-class Demo:
+@dataclass(frozen=True, kw_only=True)
+class Demo(Experiment):
     """Train on typefaces by cross-entropy, with and without MC-Loss, and compare."""
 
-    settings: RunSettings
     seeds: tuple[int, ...] = (0, 1, 2)
-    """each is a run of either loss"""
     folder: Path = Path("runs/demo")
-    """for all runs and results"""
-    processes: int | None = None
-    """runs at the same time; by default one, or on CPUs as many as there are cores for the threads of each"""
-    device: str = "auto"
-    """such as cpu or cuda:1; auto is a GPU where there is one"""
-    workers: int = 0
-    """processes that read images ahead, for each run"""
     figures: Path | None = None
     """folder for the picture, if another"""
 
@@ -229,7 +205,6 @@ COMMANDS: dict[str, tuple[type, str]] = {
     "validate": (Validate, "training.validate"),
     "predict": (Predict, "training.predict"),
     "explain": (Explain, "figures.explain"),
-    "overlap-curve": (OverlapCurve, "figures.overlap_curve"),
     "ablation": (Ablation, "experiments.ablation"),
     "search": (Search, "experiments.search"),
     "demo": (Demo, "experiments.demo"),
@@ -249,8 +224,8 @@ def parse(name: str, arguments: list[str]) -> Any:
         SystemExit: an option is unknown or malformed, or after ``--help``.
     """
     options, _ = COMMANDS[name]
-    settings = _recipe_settings(name, arguments) if "settings" in options.__annotations__ else None
-    default = None if settings is None else options(settings)
+    settings = _recipe_settings(name, arguments) if any(one.name == "settings" for one in fields(options)) else None
+    default = None if settings is None else options(settings=settings)
     parsed = tyro.cli(options, args=arguments, prog=f"python -m reference {name}", default=default)
     for field, least in (("workers", 0), ("tensorboard_images", 0), ("processes", 1)):
         if (value := getattr(parsed, field, None)) is not None and value < least:

@@ -15,8 +15,6 @@ from ..providers import label
 from ..results import DEVICE, FEATURES, PROVIDER, where
 from .charts import in_features, main_device, on, shown, sources
 
-PEERS = [("official", "", False), ("plain", "", False), ("plain", "", True)]
-
 Table = pd.DataFrame
 NO_LOSS = "no MC-Loss"  # the provider of a training step without one
 
@@ -40,12 +38,6 @@ def ranges(results: Table) -> list[str]:
     rows = rows.assign(kind=rows.dtype + " " + rows.layout)
     cells = rows.groupby(["kind", *PROVIDER], sort=False).value.agg(_range_of_ratios).reset_index(name="cell")
     return [f"**{on(rows).removeprefix(' on ')}**:", "", *pivot(cells, ["kind"], [""], lambda kind: [kind])]
-
-
-def memory(results: Table) -> list[str]:
-    """The most memory that a step holds on the main device, in units of |F|."""
-    rows = in_features(shown(main_device(where(results, metric="peak", mode="both", busy=0))))
-    return by_features(cells_of(rows, "{value:.2f}"))
 
 
 def accuracy(results: Table) -> list[str]:
@@ -81,24 +73,6 @@ def compiled(results: Table) -> list[str]:
     return markdown(["kernel", *targets], [[str(kernel), *cells.loc[kernel, targets]] for kernel in cells.index])
 
 
-def headline(results: Table) -> list[str]:
-    """Time and memory of a step on the shapes of CUB, ours and the peers', and bytes and launches on a GPU."""
-    measured = shown(main_device(where(results, mode="both", known="measured", busy=0)))
-    ours = main_provider(measured)
-    times = pd.concat(
-        [
-            cells_of(where(ours, metric="wall"), "{value:.3g} ms"),
-            cells_of(where(measured, metric="ratio"), "{value:.2f}×"),
-        ]
-    )
-    peaks = cells_of(in_features(where(measured, metric="peak")), "{value:.2f} F")
-    cells = times.merge(peaks, on=[*FEATURES, *PROVIDER])
-    cells = cells.assign(cell=cells.cell_x + ", " + cells.cell_y)
-    wanted = {*PEERS, tuple(ours[PROVIDER].iloc[0])}
-    cells = cells[[tuple(key) in wanted for key in cells[PROVIDER].itertuples(index=False)]]
-    return [f"Time and memory measured{on(measured)} ({sources(measured)})", "", *by_features(cells)]
-
-
 def training_step(results: Table) -> list[str]:
     """A whole training step, without MC-Loss and with each, in each way to run it, and the share of the loss in it."""
     steps = main_device(where(results, mode="training step", metric=["wall", "kernel"], known="measured", busy=0))
@@ -126,8 +100,6 @@ def training_step(results: Table) -> list[str]:
 TABLES: dict[str, Callable[[Table], list[str]]] = {
     "speed": speed,
     "ranges": ranges,
-    "headline": headline,
-    "memory": memory,
     "accuracy": accuracy,
     "counted": counted,
     "modelled": modelled,

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from ..commands import Ablation, Demo, Search
+from ..commands import Experiment
 from ..training.build import load_data
 from ..training.distributed import choose_device
 from ..training.environment import usable_cores
@@ -15,7 +15,7 @@ from .plan import Plan, Variant, run_name
 from .results import Results, write
 
 
-def run_and_write(plan: Plan, options: Ablation | Demo | Search) -> Results:
+def run_and_write(plan: Plan, options: Experiment) -> Results:
     """`run` by the options of a command, and write ``results.json`` and ``results.csv``."""
     try:
         results = run(plan, options.folder, options.processes, options.device, options.workers)

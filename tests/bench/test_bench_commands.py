@@ -31,7 +31,7 @@ def test_help_is_quick_since_nothing_heavy_is_imported(command: str) -> None:
         (["run", "--turns", "0"], "must be at least 1; got 0"),
         (["run", "--turns", "few"], "invalid positive value: 'few'"),
         (["static", "--kernels", "--traffic"], "not allowed with argument"),
-        (["recipes", "--steps", "-1"], "must be at least 1; got -1"),
+        (["host", "--turns", "-1"], "must be at least 1; got -1"),
     ],
 )
 def test_bad_options_are_refused_before_a_module_is_imported(

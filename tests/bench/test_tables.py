@@ -36,8 +36,6 @@ MEASURED = [
     row("wall", 99.0, **OFFICIAL),
     row("ratio", 4.0, **OFFICIAL),
     row("wall", 1.0, provider="copy"),
-    row("peak", 1.25 * F, **EAGER),
-    row("peak", 3.5 * F, **OFFICIAL),
     row("ratio", 5.0, **OFFICIAL, mode="forward"),
     row("ratio", 77.0, **OFFICIAL, busy=2),
     row("ratio", 88.0, replace(CASE, network="", data_set=""), **OFFICIAL),  # of no real network
@@ -87,10 +85,6 @@ def test_the_ranges_are_over_all_real_shapes() -> None:
     ]
 
 
-def test_memory_is_in_units_of_the_features() -> None:
-    assert tables.memory(frame(MEASURED))[-1] == f"{OF_CASE} 1.25 | 3.50 |"
-
-
 def test_the_table_of_accuracy_leaves_out_what_is_wrong_or_compiled() -> None:
     errors = [row("error", 0.00123, **EAGER), row("error", 0.0456, **OFFICIAL), row("wrong", 1.0, **PLAIN)]
     errors += [row("error", 0.1, **PLAIN, compiled=True)]
@@ -99,20 +93,6 @@ def test_the_table_of_accuracy_leaves_out_what_is_wrong_or_compiled() -> None:
         "| --- | --- | --- | --- | --- |",
         f"{OF_CASE} 1.2e-03 | 4.6e-02 |",
     ]
-
-
-def test_the_headline_has_time_and_memory_of_ours_and_three_peers() -> None:
-    compiled = {**PLAIN, "compiled": True}
-    more = [
-        row(metric, value * unit, **provider)
-        for provider, value in ((PLAIN, 2.0), (compiled, 0.5))
-        for metric, unit in (("ratio", 1), ("peak", F))
-    ]
-    more += [row("ratio", 9.0, **EAGER, compiled=True), row("peak", 9.0, **EAGER, compiled=True)]
-    lines = tables.headline(frame([*MEASURED, *more]))
-    assert lines[0].startswith("Time and memory measured on Some CPU, 2 threads (Python 3, ")
-    assert lines[2] == "|  | features |  | ours, eager | official | plain | plain, compiled |"
-    assert lines[4:] == [f"{OF_CASE} 12.3 ms, 1.25 F | 4.00×, 3.50 F | 2.00×, 2.00 F | 0.50×, 0.50 F |"]
 
 
 def test_the_table_of_counts() -> None:
@@ -177,9 +157,9 @@ def test_a_training_step_is_shown_in_each_way_with_the_share_of_the_loss() -> No
 
 
 def test_a_page_keeps_everything_but_its_tables() -> None:
-    text = "before\n<!-- table: memory -->\nold\n<!-- end -->\nbetween\n<!-- table: speed -->\n<!-- end -->\nafter\n"
+    text = "before\n<!-- table: ranges -->\nold\n<!-- end -->\nbetween\n<!-- table: speed -->\n<!-- end -->\nafter\n"
     filled = tables.fill(text, frame(MEASURED))
-    assert filled.startswith("before\n<!-- table: memory -->\n|  | features |")
+    assert filled.startswith("before\n<!-- table: ranges -->\n**Some CPU")
     assert "\n<!-- end -->\nbetween\n<!-- table: speed -->\n**Some" in filled
     assert "old" not in filled
     assert filled.endswith("<!-- end -->\nafter\n")

@@ -104,7 +104,7 @@ WRONG = [
     ("ablation --seeds", "ablation needs one or more seeds"),
     ("predict --checkpoint x.pt", "predict needs one or more images"),
     ("explain --checkpoint x.pt", "explain needs one or more images"),
-    ("overlap-curve", "overlap-curve needs one or more runs"),
+    ("regions", "regions needs one or more runs"),
 ]
 
 

@@ -1,18 +1,13 @@
 """The overlap of a class's channels equals its definition, written with sets."""
 
-import json
 import math
 
-import numpy as np
 import pytest
 import torch
 from overlap_by_sets import overlap_by_sets
-from PIL import Image
 
 from mcl_triton import ChannelGroups
-from reference.__main__ import main
 from reference.channels.overlap import channel_overlap
-from reference.figures import overlap_curve
 
 GROUPS = ChannelGroups([3, 1, 2, 4])
 CLASSES = torch.tensor([0, 3, 2, 1, 3, 0])
@@ -120,78 +115,3 @@ def test_one_class_an_image(classes):
 def test_a_class_that_is_not_there():
     with pytest.raises(ValueError, match="classes must be from 0 to 3; got values from 1 to 4"):
         channel_overlap(random_features("signed", 7, 5), GROUPS, torch.tensor([1, 2, 3, 4, 1, 1]))
-
-
-BLUE_DASHES, VERMILION_LINE = ("#0072B2", "--"), ("#D55E00", "-")  # the losses in the demo's curves
-
-
-def write_metrics(folder, weights, *overlaps):
-    folder.mkdir()
-    epochs = [{"epoch": number, "test_overlap": overlap} for number, overlap in enumerate(overlaps, 1)]
-    (folder / "metrics.json").write_text(json.dumps({"settings": {"weights": weights}, "epochs": epochs}))
-    return str(folder)
-
-
-@pytest.fixture
-def drawn_lines(monkeypatch, tmp_path):
-    """A function that draws the runs in some folders, and returns the lines by their labels."""
-
-    def draw(*folders):
-        figures = []
-        save = overlap_curve.save
-        monkeypatch.setattr(overlap_curve, "save", lambda figure, path: (figures.append(figure), save(figure, path)))
-        assert main(["overlap-curve", *folders, "--output", str(tmp_path / "curve.png")]) == 0
-        (axis,) = figures[0].axes
-        (legend,) = figures[0].legends
-        assert [text.get_text() for text in legend.get_texts()] == [line.get_label() for line in axis.lines]
-        return {line.get_label(): line for line in axis.lines}
-
-    return draw
-
-
-def test_overlap_over_training(tmp_path, drawn_lines, capsys):
-    with_mc = write_metrics(tmp_path / "with", [0.5, 3.0], 0.5, 0.25, 0.125)
-    without = write_metrics(tmp_path / "without", [0.0, 0.0], 0.5, None)
-    lines = drawn_lines(without, with_mc)
-    output = tmp_path / "curve.png"
-    assert capsys.readouterr().out == f"{output}\n"
-    assert list(lines) == ["cross-entropy", "cross-entropy + MC-Loss"]
-    first, second = lines["cross-entropy"].get_xydata().tolist()
-    assert first == [1, 0.5]
-    assert np.isnan(second[1])
-    assert lines["cross-entropy + MC-Loss"].get_xydata().tolist() == [[1, 0.5], [2, 0.25], [3, 0.125]]
-    styles = [(line.get_color(), line.get_linestyle()) for line in lines.values()]
-    assert styles == [BLUE_DASHES, VERMILION_LINE]
-    pixels = np.asarray(Image.open(output).convert("RGB"))
-    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100
-
-
-def test_a_loss_looks_the_same_wherever_it_stands(tmp_path, drawn_lines):
-    (line,) = drawn_lines(write_metrics(tmp_path / "diverse", [0.0, 3.0], 0.5, 0.25)).values()
-    assert (line.get_label(), line.get_color(), line.get_linestyle()) == ("cross-entropy + MC-Loss", *VERMILION_LINE)
-
-
-def test_only_runs_of_one_loss_are_told_apart_by_their_folders(tmp_path, drawn_lines):
-    alone = write_metrics(tmp_path / "alone", [0.0, 0.0], 0.5, 0.5)
-    several = [write_metrics(tmp_path / f"seed{seed}", [0.5, 3.0], 0.1, 0.2) for seed in range(3)]
-    lines = drawn_lines(several[0], alone, *several[1:])
-    labels = [f"cross-entropy + MC-Loss ({folder})" for folder in several]
-    assert list(lines) == [labels[0], "cross-entropy", *labels[1:]]
-    assert len({line.get_color() for line in lines.values()}) == 4
-    assert [lines[label].get_linestyle() for label in labels] == ["-"] * 3
-    assert lines[labels[0]].get_color() == VERMILION_LINE[0]
-
-
-def test_a_run_without_overlap(tmp_path, capsys):
-    assert main(["overlap-curve", str(tmp_path / "gone")]) == 1
-    assert "there is no" in capsys.readouterr().err
-    folder = tmp_path / "old"
-    folder.mkdir()
-    for content in (
-        {"settings": {"weights": [0, 0]}, "epochs": [{"epoch": 1, "test_accuracy": 0.5}]},
-        {"epochs": [{"test_overlap": 0.5}]},
-        [0.5],
-    ):
-        (folder / "metrics.json").write_text(json.dumps(content))
-        assert main(["overlap-curve", str(folder)]) == 1
-        assert "with the weights of its loss and test_overlap of each epoch" in capsys.readouterr().err
