@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+import dataset_writers as writers
 from PIL import Image
 
-from reference.datasets import Sizes, writers
+from reference.datasets import Sizes
 
 SMALL = {
     "cub": Sizes(classes=3, train=4, test=3),

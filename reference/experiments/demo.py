@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..channels.class_views import views
+from ..channels.explanation import views
 from ..commands import Demo
 from ..datasets import Labelled
 from ..datasets.images import examples
@@ -23,7 +23,7 @@ from .results import Results
 from .table import MEASURES, SECONDS, sources, table
 
 if TYPE_CHECKING:
-    from ..figures.class_views_figure import Block
+    from ..figures.explanation_figure import Block
 
 PICTURED, EXPLORED = 6, 20
 """Classes of the picture and of the page."""
@@ -79,7 +79,7 @@ def draw(results: Results, folder: Path, figures: Path) -> list[Path]:
 
 def blocks(networks: Mapping[str, MCNetwork], test_set: Labelled, indices: Sequence[int]) -> dict[str, list[Block]]:
     """By the name of an image, what is explored of it under each network."""
-    from ..figures.class_views_figure import Block
+    from ..figures.explanation_figure import Block
     from ..figures.own_channels import photographs
 
     explored = {}

@@ -9,14 +9,14 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from ..channels.class_views import class_index, views
+from ..channels.explanation import class_index, views
 from ..commands import Explain
 from ..datasets import Transform
 from ..datasets.images import read_picture
 from ..model.network import MCNetwork
 from ..training.build import picture_transform
 from ..training.checkpoint import load_network
-from .class_views_figure import Block, draw_views
+from .explanation_figure import Block, draw_views
 from .explorer import write_explorer
 from .style import CROSS_ENTROPY, MC_LOSS
 

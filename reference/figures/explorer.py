@@ -14,8 +14,8 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from ..channels.class_views import View
-from .class_views_figure import Block
+from ..channels.explanation import View
+from .explanation_figure import Block
 
 TEMPLATE = Path(__file__).with_name("explorer.html")
 

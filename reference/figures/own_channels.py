@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mcl_triton import channel_pool
 
-from ..channels.class_views import scaled_maps
+from ..channels.explanation import scaled_maps
 from ..datasets import Labelled
 from ..model.network import MCNetwork
 from .pictures import overlay

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..channels.class_views import scaled_maps
+from ..channels.explanation import scaled_maps
 from ..datasets import Labelled
 from ..datasets.images import examples
 from ..model.network import MCNetwork

@@ -8,11 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import dataset_writers as writers
 import numpy as np
 import pytest
 from PIL import Image
-
-from reference.datasets import writers
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "docs" / "examples"

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from dataset_writers import write_annotations, write_setid
 from PIL import Image
 from scipy.io import savemat
 from small_datasets import SMALL, WRITERS, draw, write_folder
@@ -17,7 +18,6 @@ from torchvision.transforms import v2
 
 from reference.datasets import DATASETS, SPLITS, Sizes, load
 from reference.datasets.images import read_picture
-from reference.datasets.writers import write_annotations, write_setid
 
 AUTHORS = ["cub", "cub-boxes", "aircraft", "flowers", "cars"]
 

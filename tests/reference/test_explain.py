@@ -14,9 +14,9 @@ from torchvision.transforms import v2
 
 from mcl_triton import ChannelGroups
 from reference.__main__ import main
-from reference.channels.class_views import scaled_maps, views
+from reference.channels.explanation import scaled_maps, views
 from reference.datasets.transforms import from_scratch
-from reference.figures import class_views_figure, explain
+from reference.figures import explain, explanation_figure
 from reference.figures.explain import Viewer
 from reference.model.network import MCNetwork, global_max_pooling
 
@@ -155,10 +155,10 @@ def test_pictures_are_drawn(image, tmp_path):
 def figures(monkeypatch):
     """The figures in place of their files."""
     drawn = []
-    monkeypatch.setattr(class_views_figure, "save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(explanation_figure, "save", lambda figure, path: drawn.append(figure))
     yield drawn
     for figure in drawn:
-        class_views_figure.plt.close(figure)
+        explanation_figure.plt.close(figure)
 
 
 def test_networks_side_by_side_under_their_names_and_classes(image, figures, tmp_path):

@@ -17,8 +17,8 @@ import pytest
 import torch
 from PIL import Image
 
-from reference.channels.class_views import View
-from reference.figures.class_views_figure import Block
+from reference.channels.explanation import View
+from reference.figures.explanation_figure import Block
 from reference.figures.explorer import write_explorer
 
 DEMO = Path(__file__).parents[2] / "docs" / "figures" / "demo_channels.html"

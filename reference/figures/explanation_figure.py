@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ..channels.boxes import THRESHOLD
-from ..channels.class_views import View
+from ..channels.explanation import View
 from .pictures import DPI, SEAM, overlay, panel, save, write
 
 # Inches.
