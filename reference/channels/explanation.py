@@ -19,7 +19,7 @@ from .overlap import channel_overlap
 
 
 @dataclass(frozen=True)
-class View:
+class Explanation:
     """Where the channels of one class look in one image, under one network.
 
     Args:
@@ -53,7 +53,9 @@ class View:
 
 
 @torch.inference_mode()
-def views(network: MCNetwork, image: Tensor, classes: Sequence[str], true_class: str | None = None) -> list[View]:
+def explain_image(
+    network: MCNetwork, image: Tensor, classes: Sequence[str], true_class: str | None = None
+) -> list[Explanation]:
     """The true class, if it is given, and the predicted one, if it is another.
 
     Args:
@@ -74,10 +76,10 @@ def views(network: MCNetwork, image: Tensor, classes: Sequence[str], true_class:
     roles = {} if true_class is None else {class_index(true_class, classes): "true"}
     roles[predicted] = "true and predicted" if predicted in roles else "predicted"
 
-    def view(index: int, role: str) -> View:
+    def explain(index: int, role: str) -> Explanation:
         of_class = torch.tensor([index])
         maps = scaled_maps(features, network.groups, of_class, size)[0]
-        return View(
+        return Explanation(
             classes[index],
             role,
             probability=float(probabilities[index]),
@@ -88,7 +90,7 @@ def views(network: MCNetwork, image: Tensor, classes: Sequence[str], true_class:
             box=locate(class_maps(features, network.groups, of_class)[0, 0], size),
         )
 
-    return [view(index, role) for index, role in roles.items()]
+    return [explain(index, role) for index, role in roles.items()]
 
 
 def scaled_maps(features: Tensor, groups: ChannelGroups, classes: Tensor, size: tuple[int, int]) -> Tensor:

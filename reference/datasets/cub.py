@@ -14,7 +14,7 @@ from .images import Images, Transform
 from .source import Sizes, Source
 from .text import read_keyed
 
-Box = tuple[float, float, float, float]
+BoundingBox = tuple[float, float, float, float]
 """Left, top, width and height in pixels."""
 
 
@@ -27,7 +27,7 @@ class Boxes(Images):
         targets: Sequence[int],
         classes: Sequence[str],
         transform: Transform | None,
-        boxes: Sequence[Box],
+        boxes: Sequence[BoundingBox],
     ) -> None:
         super().__init__(paths, targets, classes, transform)
         self.boxes = list(boxes)
@@ -91,7 +91,7 @@ def _some(ids: list[str]) -> str:
     return ", ".join(ids[:3]) + (", …" if len(ids) > 3 else "")
 
 
-def _box(text: str, place: str) -> Box:
+def _box(text: str, place: str) -> BoundingBox:
     try:
         left, top, width, height = map(float, text.split())
     except ValueError:

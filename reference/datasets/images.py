@@ -20,10 +20,12 @@ class Labelled:
     Attributes:
         classes: the names of the classes.
         targets: the class index of each image, from 0.
+        transform: of each image.
     """
 
     classes: list[str]
     targets: list[int]
+    transform: Transform | None
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         raise NotImplementedError

@@ -6,6 +6,7 @@ All resize to one size, whatever the picture's shape. The random ones draw PyTor
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 from torchvision.transforms import v2
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -52,6 +53,13 @@ def word(*, training: bool) -> v2.Transform:
             v2.Normalize([1.0], [0.5]),
         ]
     )
+
+
+def photograph(image: Tensor, pipeline: v2.Compose) -> Tensor:
+    """Undo the normalisation that ends a pipeline: images (..., channels, H, W) -> the same in [0, 1]."""
+    normalize = pipeline.transforms[-1]
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (normalize.mean, normalize.std))
+    return (image * std + mean).clamp(0, 1)
 
 
 PIPELINES = {"from_scratch": from_scratch, "pretrained": pretrained, "word": word}

@@ -9,8 +9,9 @@ from tempfile import TemporaryDirectory
 
 from ..commands import Animate
 from ..datasets.images import examples
+from ..datasets.transforms import photograph
 from ..figures.moving_channels import Moment, draw_moving_channels
-from ..figures.own_channels import Maps, images_and_classes, own_maps, photographs
+from ..figures.own_channels import Maps, images_and_classes, own_maps
 from ..figures.style import CROSS_ENTROPY, MC_LOSS
 from ..model.network import MCNetwork
 from ..training.build import build_network, load_data
@@ -41,7 +42,8 @@ def main(options: Animate) -> None:
         f"class. {sources(with_mc, {**environment(), 'device': 'cpu'})}"
     )
     titles = [test_set.classes[index] for index in classes.tolist()]
-    paths = draw_moving_channels(films, photographs(images), titles, subtitle, options.output, "channels_move")
+    photos = photograph(images, test_set.transform).mean(dim=1)
+    paths = draw_moving_channels(films, photos, titles, subtitle, options.output, "channels_move")
     print(*paths, sep="\n")
 
 

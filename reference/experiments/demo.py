@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..channels.explanation import views
+from ..channels.explanation import explain_image
 from ..commands import Demo
 from ..datasets import Labelled
 from ..datasets.images import examples
+from ..datasets.transforms import photograph
 from ..figures.style import CROSS_ENTROPY, MC_LOSS
 from ..model.network import MCNetwork
 from ..training.build import load_test_data
@@ -23,7 +24,7 @@ from .results import Results
 from .table import MEASURES, SECONDS, sources, table
 
 if TYPE_CHECKING:
-    from ..figures.explanation_figure import Block
+    from ..figures.explanation_figure import Panel
 
 PICTURED, EXPLORED = 6, 20
 """Classes of the picture and of the page."""
@@ -73,21 +74,20 @@ def draw(results: Results, folder: Path, figures: Path) -> list[Path]:
     )
     paths = draw_own_channels(networks, test_set, examples(test_set, PICTURED), subtitle, figures, "demo_channels")
     page = figures / "demo_channels.html"
-    write_explorer(page, blocks(networks, test_set, examples(test_set, EXPLORED)), f"Test images. {trained_on}")
+    write_explorer(page, panels(networks, test_set, examples(test_set, EXPLORED)), f"Test images. {trained_on}")
     return [*paths, page]
 
 
-def blocks(networks: Mapping[str, MCNetwork], test_set: Labelled, indices: Sequence[int]) -> dict[str, list[Block]]:
+def panels(networks: Mapping[str, MCNetwork], test_set: Labelled, indices: Sequence[int]) -> dict[str, list[Panel]]:
     """By the name of an image, what is explored of it under each network."""
-    from ..figures.explanation_figure import Block
-    from ..figures.own_channels import photographs
+    from ..figures.explanation_figure import Panel
 
     explored = {}
     for index in indices:
         image, label = test_set[index]
-        name = test_set.classes[label]
+        name, photo = test_set.classes[label], photograph(image, test_set.transform)
         explored[name] = [
-            Block(loss, photographs(image[None]), views(network, image, test_set.classes, name))
+            Panel(loss, photo, explain_image(network, image, test_set.classes, name))
             for loss, network in networks.items()
         ]
     return explored

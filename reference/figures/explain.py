@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
 from torch import Tensor
 
-from ..channels.explanation import class_index, views
+from ..channels.explanation import class_index, explain_image
 from ..commands import Explain
 from ..datasets import Transform
 from ..datasets.images import read_picture
+from ..datasets.transforms import photograph
 from ..model.network import MCNetwork
 from ..training.build import picture_transform
 from ..training.checkpoint import load_network
-from .explanation_figure import Block, draw_views
+from .explanation_figure import Panel, explanation_figure
 from .explorer import write_explorer
 from .style import CROSS_ENTROPY, MC_LOSS
+from .theme import LIGHT, save_one
 
 
 @dataclass(frozen=True)
@@ -82,28 +85,26 @@ def explain(
         if path in paths:
             raise ValueError(f"{paths[path]} and {image} would both be drawn to {path}; draw them to two folders.")
         paths[path] = image
-    drawn: dict[str, list[Block]] = {}
+    drawn: dict[str, list[Panel]] = {}
     for path, image in paths.items():
         picture = read_picture(image)
-        drawn[str(image)] = blocks = [view_picture(viewer, picture, true_class) for viewer in viewers]
-        draw_views(picture, blocks, image.name, path)
+        drawn[str(image)] = panels = [show(viewer, picture, true_class) for viewer in viewers]
+        save_one(partial(explanation_figure, panels, image.name), LIGHT, path)
         print(path)
-        for block in blocks:
-            for view in block.views:
-                print(f"  {block.name}: {view.title()}: {view.numbers()}")
+        for panel in panels:
+            for explanation in panel.explanations:
+                print(f"  {panel.name}: {explanation.title()}: {explanation.numbers()}")
     if html is not None:
         write_explorer(html, drawn)
         print(html)
     return list(paths)
 
 
-def view_picture(viewer: Viewer, picture: Image.Image, true_class: str | None) -> Block:
+def show(viewer: Viewer, picture: Image.Image, true_class: str | None) -> Panel:
     """A picture as a network sees it, and where its channels look there."""
     image: Tensor = viewer.transform(picture)
-    # Every transform scales and shifts the values; which of them are 0 and 1, black and white tell.
-    black, white = (viewer.transform(Image.new("RGB", picture.size, colour)) for colour in ("black", "white"))
-    photo = ((image - black) / (white - black)).clamp(0, 1)
-    return Block(viewer.name, photo, views(viewer.network, image, viewer.classes, true_class))
+    photo = photograph(image, viewer.transform)
+    return Panel(viewer.name, photo, explain_image(viewer.network, image, viewer.classes, true_class))
 
 
 def load_viewer(path: Path) -> Viewer:

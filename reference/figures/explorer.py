@@ -14,46 +14,46 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from ..channels.explanation import View
-from .explanation_figure import Block
+from ..channels.explanation import Explanation
+from .explanation_figure import Panel
 
 TEMPLATE = Path(__file__).with_name("explorer.html")
 
 
-def write_explorer(path: Path, images: Mapping[str, Sequence[Block]], note: str = "") -> None:
+def write_explorer(path: Path, images: Mapping[str, Sequence[Panel]], note: str = "") -> None:
     """Write the page.
 
     Args:
         path: of the HTML file.
-        images: by name of the image, one block per network, with at least one class each.
+        images: by name of the image, one panel per network, with at least one class each.
         note: below the title, what the networks were trained on.
     """
-    data = [{"name": name, "networks": [_network(block) for block in blocks]} for name, blocks in images.items()]
+    data = [{"name": name, "networks": [_network(panel) for panel in panels]} for name, panels in images.items()]
     text = json.dumps(data).replace("<", "\\u003c")  # no name may end the script element
     path.parent.mkdir(parents=True, exist_ok=True)
     page = TEMPLATE.read_text(encoding="utf-8").replace("<!--NOTE-->", escape(note)).replace("/*DATA*/", text)
     path.write_text(page, encoding="utf-8")
 
 
-def _network(block: Block) -> dict[str, Any]:
-    height, width = block.photo.shape[1:]
+def _network(panel: Panel) -> dict[str, Any]:
+    height, width = panel.photo.shape[1:]
     return {
-        "name": block.name,
-        "photo": _png(block.photo),
+        "name": panel.name,
+        "photo": _png(panel.photo),
         "width": width,
         "height": height,
-        "views": [_view(view) for view in block.views],
+        "views": [_view(explanation) for explanation in panel.explanations],
     }
 
 
-def _view(view: View) -> dict[str, Any]:
-    *channels, _ = view.maps  # the last one is their maximum
+def _view(explanation: Explanation) -> dict[str, Any]:
+    *channels, _ = explanation.maps  # the last one is their maximum
     return {
-        "title": view.title(),
-        "probability": f"{view.probability:.1%}",
-        "overlap": "–" if math.isnan(view.overlap) else f"{view.overlap:.2f}",
-        "diversity": f"{view.diversity:.2f} of {len(channels)}",
-        "box": view.box and list(view.box),
+        "title": explanation.title(),
+        "probability": f"{explanation.probability:.1%}",
+        "overlap": "–" if math.isnan(explanation.overlap) else f"{explanation.overlap:.2f}",
+        "diversity": f"{explanation.diversity:.2f} of {len(channels)}",
+        "box": explanation.box and list(explanation.box),
         "maps": [_png(channel[None]) for channel in channels],
     }
 

@@ -14,6 +14,7 @@ from mcl_triton import channel_pool
 
 from ..channels.explanation import scaled_maps
 from ..datasets import Labelled
+from ..datasets.transforms import photograph
 from ..model.network import MCNetwork
 from .pictures import overlay
 from .theme import SMALL, WIDTH, Theme, page, save
@@ -29,7 +30,7 @@ def draw_own_channels(
 
     Args:
         networks: by the name of the loss; they have the same groups.
-        dataset: of (image, class index), the images (1, H, W) as `transforms.word` makes them, white being 0.
+        dataset: of (image, class index), with the transform of its images.
         indices: of the images.
         subtitle: what the networks were trained on.
         folder: for the PNG files.
@@ -38,18 +39,14 @@ def draw_own_channels(
     images, classes = images_and_classes(dataset, indices)
     maps = {loss: own_maps(network, images, classes) for loss, network in networks.items()}
     titles = [dataset.classes[index] for index in classes.tolist()]
-    return save(partial(_figure, maps, photographs(images), titles, subtitle), folder, name, kind="png")
+    photos = photograph(images, dataset.transform).mean(dim=1)
+    return save(partial(_figure, maps, photos, titles, subtitle), folder, name, kind="png")
 
 
 def images_and_classes(dataset: Labelled, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """(B, 1, H, W) and (B,)."""
+    """(B, image channels, H, W) and (B,)."""
     images, classes = zip(*(dataset[index] for index in indices), strict=True)
     return torch.stack(images), torch.tensor(classes)
-
-
-def photographs(images: Tensor) -> Tensor:
-    """Words as `transforms.word` makes them, (B, 1, H, W) -> (B, H, W) in [0, 1]."""
-    return (1 + images[:, 0] / 2).clamp(0, 1)
 
 
 @torch.inference_mode()

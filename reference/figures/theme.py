@@ -86,6 +86,7 @@ def use(theme: Theme) -> Iterator[None]:
         "figure.facecolor": theme.background,
         "savefig.facecolor": theme.background,
         "axes.facecolor": theme.background,
+        "text.parse_math": False,  # a file or a class may have dollars in its name
         "text.color": theme.ink,
         "axes.labelcolor": theme.ink,
         "axes.titlecolor": theme.ink,
@@ -147,15 +148,19 @@ def save(draw: Callable[[Theme], Figure], folder: Path, name: str, kind: str = "
         kind: "svg" for drawings, "png" for photographs.
         dpi: of photographs; 200 are 1120 pixels.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for theme in (LIGHT, DARK):
-        with use(theme):
-            figure = draw(theme)
-            fix_layout(figure)
-            paths.append(folder / f"{name}-{theme.name}.{kind}")
-            figure.savefig(paths[-1], dpi=dpi, metadata={"Date": None} if kind == "svg" else None)
+    paths = [folder / f"{name}-{theme.name}.{kind}" for theme in (LIGHT, DARK)]
+    for path, theme in zip(paths, (LIGHT, DARK), strict=True):
+        save_one(draw, theme, path, dpi)
     return paths
+
+
+def save_one(draw: Callable[[Theme], Figure], theme: Theme, path: Path, dpi: int = 200) -> None:
+    """Write one variant of a figure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with use(theme):
+        figure = draw(theme)
+        fix_layout(figure)
+        figure.savefig(path, dpi=dpi, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def fix_layout(figure: Figure) -> None:

@@ -6,6 +6,8 @@ from math import exp
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 from small_run import SETTINGS, untrained_checkpoint
 from torch import nn
@@ -14,10 +16,12 @@ from torchvision.transforms import v2
 
 from mcl_triton import ChannelGroups
 from reference.__main__ import main
-from reference.channels.explanation import scaled_maps, views
+from reference.channels.explanation import explain_image, scaled_maps
 from reference.datasets.transforms import from_scratch
-from reference.figures import explain, explanation_figure
+from reference.figures import explain
 from reference.figures.explain import Viewer
+from reference.figures.explanation_figure import explanation_figure
+from reference.figures.theme import LIGHT
 from reference.model.network import MCNetwork, global_max_pooling
 
 CLASSES = ["001.Red_Kite", "002.Green_Finch"]
@@ -56,7 +60,7 @@ def make_picture() -> Image.Image:
 
 def of_picture(true_class: str | None, swapped: bool = False):
     viewer = make_viewer(swapped=swapped)
-    return views(viewer.network, viewer.transform(make_picture()), CLASSES, true_class)
+    return explain_image(viewer.network, viewer.transform(make_picture()), CLASSES, true_class)
 
 
 @pytest.mark.parametrize(
@@ -151,80 +155,52 @@ def test_pictures_are_drawn(image, tmp_path):
     assert all((edge == 255).all() for edge in edges), "something is cut off"
 
 
-@pytest.fixture
-def figures(monkeypatch):
-    """The figures in place of their files."""
-    drawn = []
-    monkeypatch.setattr(explanation_figure, "save", lambda figure, path: drawn.append(figure))
-    yield drawn
-    for figure in drawn:
-        explanation_figure.plt.close(figure)
+def figure_of(*viewers: Viewer, true_class: str | None = None) -> Figure:
+    panels = [explain.show(viewer, make_picture(), true_class) for viewer in viewers]
+    return explanation_figure(panels, "kite.png", LIGHT)
 
 
-def test_networks_side_by_side_under_their_names_and_classes(image, figures, tmp_path):
-    viewers = [make_viewer("one"), make_viewer("two", swapped=True)]
-    explain.explain([image], viewers, tmp_path, "002.Green_Finch")
-    (figure,) = figures
-    places = {text.get_text(): text.get_position() for text in figure.texts}
-    assert "kite.png" in places
-    titles = [
-        "one",
-        "two",
-        "002.Green_Finch (true)",
-        "002.Green_Finch (true and predicted)",
-        "001.Red_Kite (predicted)",
+def test_each_class_of_each_network_has_its_pictures_below_its_name():
+    figure = figure_of(make_viewer("one"), make_viewer("two", swapped=True), true_class="002.Green_Finch")
+    texts = [text.get_text() for text in figure.findobj(Text)]
+    assert "kite.png" in texts
+    assert [text.split("\n")[:2] for text in texts if "probability" in text] == [
+        ["one", "002.Green_Finch (true)"],
+        ["one", "001.Red_Kite (predicted)"],
+        ["two", "002.Green_Finch (true and predicted)"],
     ]
-    one, two, right, wrong, predicted = (places[title] for title in titles)
-    assert one[0] == right[0] == predicted[0] < two[0] == wrong[0]
-    assert one[1] == two[1] > right[1] == wrong[1] > predicted[1]
-    assert min(axis.get_position().y0 for axis in figure.axes) > max(y for _, y in list(places.values())[-2:]) > 0
-    assert sum(text.get_text().endswith("h = 1.0 of 2") for text in figure.texts) == 1
-    assert [axis.get_title() for axis in figure.axes] == [
-        "",  # the photograph
-        *["channel 1", "channel 2", "channel 3", "maximum"],
-        *["channel 1", "channel 2", "maximum"],
-        *["channel 1", "channel 2", "channel 3", "maximum"],
-    ]
+    of_green, of_red = ([f"channel {number}" for number in range(1, size + 1)] for size in (3, 2))
+    names = [axis.get_title() for axis in figure.axes if axis.images]
+    assert names == [name for own in (of_green, of_red, of_green) for name in ("image", *own, "maximum")]
 
 
-def pictures_of(figure) -> list[np.ndarray]:
-    return [np.asarray(axis.images[0].get_array()) for axis in figure.axes]
-
-
-def test_overlays_are_bright_where_the_channel_is_active(image, figures, tmp_path):
-    explain.explain([image], [make_viewer()], tmp_path, "002.Green_Finch")
-    photo, left, right, blue, maximum, *_ = pictures_of(figures[0])
-    assert photo.shape == left.shape == (107, 160, 3)  # 32 to 48, the longer side of 1.6 inches
-    assert photo[10, 40].tolist() == [255, 0, 0]
-    line = slice(58, 62)
-    assert left[line, :60].min() > right[line, :60].max()
-    assert right[line, 100:].min() > left[line, 100:].max()
-    assert np.array_equal(maximum[line, :60], left[line, :60])
+def test_overlays_are_bright_where_the_channel_is_active():
+    figure = figure_of(make_viewer(), true_class="002.Green_Finch")
+    photo, left, right, blue, maximum = (np.asarray(axis.images[0].get_array()) for axis in figure.axes[:5])
+    assert photo.shape == left.shape == (32, 48, 3)
+    assert photo[4, 12].tolist() == [1, 0, 0]
+    line = slice(17, 19)
+    assert left[line, :18].min() > right[line, :18].max()
+    assert right[line, 30:].min() > left[line, 30:].max()
+    assert np.array_equal(maximum[line, :18], left[line, :18])
     # Nothing but the photograph in grey, less bright: the square is a third of white.
     assert np.ptp(blue, axis=2).max() < 0.01
-    assert blue[10, 40, 0] == pytest.approx(0.65 / 3, abs=0.01)
+    assert blue[4, 12, 0] == pytest.approx(0.65 / 3, abs=0.01)
 
 
-def test_the_box_is_drawn_over_the_maximum(image, figures, tmp_path):
-    explain.explain([image], [make_viewer()], tmp_path)
-    assert [len(axis.patches) for axis in figures[0].axes] == [0, 0, 0, 1]
-    box = figures[0].axes[-1].patches[0]
-    scale = 160 / 48
-    assert box.get_x() == pytest.approx(7 * scale - 0.5)
-    assert box.get_width() == pytest.approx(10 * scale)
-    assert box.get_y() == pytest.approx(-0.5)
-    assert box.get_height() == pytest.approx(9 * scale, rel=0.01)  # the figure's pixels are whole ones
+def test_the_box_is_drawn_over_the_maximum():
+    figure = figure_of(make_viewer())
+    assert [len(axis.patches) for axis in figure.axes[:4]] == [0, 0, 0, 1]
+    (box,) = figure.axes[3].patches
+    assert (box.get_x(), box.get_y(), box.get_width(), box.get_height()) == (6.5, -0.5, 10, 9)
 
 
-def test_many_channels_go_on_in_the_next_line(image, figures, tmp_path):
+def test_many_channels_go_on_in_the_next_line():
     viewer = make_viewer()
     network = MCNetwork(nn.Conv2d(3, 13, 4, 4), ChannelGroups([13]))
-    explain.explain([image], [Viewer("many", network, viewer.transform, ["bird"])], tmp_path)
-    corners = [(round(axis.get_position().x0, 4), round(axis.get_position().y0, 4)) for axis in figures[0].axes[1:]]
-    assert len(set(corners)) == 14
-    lefts, uppers = zip(*corners, strict=True)
-    assert lefts[:6] == lefts[6:12] == tuple(sorted(set(lefts)))
-    assert uppers[0] == uppers[5] > uppers[6] == uppers[11] > uppers[12] == uppers[13] > 0
+    figure = figure_of(Viewer("many", network, viewer.transform, ["bird"]))
+    assert [axis.get_title() for axis in figure.axes[9:]] == [f"channel {n}" for n in range(9, 14)] + ["maximum"]
+    assert figure.axes[0].get_gridspec().get_geometry() == (3, 5)
 
 
 def test_what_the_network_sees_is_shown():
@@ -232,7 +208,7 @@ def test_what_the_network_sees_is_shown():
     generator = np.random.default_rng(0)
     picture = Image.fromarray(generator.integers(0, 256, (300, 200, 3), dtype=np.uint8))
     viewer = Viewer("cropped", make_viewer().network, from_scratch(training=False), CLASSES)
-    photo = explain.view_picture(viewer, picture, None).photo
+    photo = explain.show(viewer, picture, None).photo
     expected = np.asarray(picture.resize((224, 224), Image.Resampling.BILINEAR)).transpose(2, 0, 1) / 255
     assert photo.shape == (3, 224, 224)
     assert np.abs(photo.numpy() - expected).max() < 1e-5

@@ -17,8 +17,8 @@ import pytest
 import torch
 from PIL import Image
 
-from reference.channels.explanation import View
-from reference.figures.explanation_figure import Block
+from reference.channels.explanation import Explanation
+from reference.figures.explanation_figure import Panel
 from reference.figures.explorer import write_explorer
 
 DEMO = Path(__file__).parents[2] / "docs" / "figures" / "demo_channels.html"
@@ -29,22 +29,22 @@ NEEDS_BROWSER = pytest.mark.skipif(
 )
 
 
-def view(name: str, *channels: tuple[int, int], box: tuple[int, int, int, int] | None = None) -> View:
+def explanation(name: str, *channels: tuple[int, int], box: tuple[int, int, int, int] | None = None) -> Explanation:
     """A class of which each channel is active in the given columns."""
     maps = torch.zeros(len(channels) + 1, HEIGHT, WIDTH)
     for channel, (first, last) in enumerate(channels):
         maps[channel, :, first:last] = 1
     maps[-1] = maps[:-1].amax(0)
-    return View(name, "true", probability=0.75, overlap=0.25, diversity=1.5, maps=maps, box=box)
+    return Explanation(name, "true", probability=0.75, overlap=0.25, diversity=1.5, maps=maps, box=box)
 
 
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
     """A page of two images and two networks; the second network has two classes of other sizes."""
     photo = torch.full((3, HEIGHT, WIDTH), 0.5)
-    halves = view("</script>Red", (0, 12), (12, 24), box=(2, 3, 10, 8))
-    thirds = view("Green", (0, 8), (8, 16), (16, 24))
-    networks = [Block("plain", photo, [halves]), Block("with loss", photo, [halves, thirds])]
+    halves = explanation("</script>Red", (0, 12), (12, 24), box=(2, 3, 10, 8))
+    thirds = explanation("Green", (0, 8), (8, 16), (16, 24))
+    networks = [Panel("plain", photo, [halves]), Panel("with loss", photo, [halves, thirds])]
     write_explorer(tmp_path / "new" / "page.html", {"a.png": networks, "b.png": [networks[0]]}, note="<b> & 1")
     return tmp_path / "new" / "page.html"
 
@@ -62,7 +62,7 @@ def pixels(url: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.removeprefix(prefix)))))
 
 
-def test_the_data_are_those_of_the_views(page: Path) -> None:
+def test_the_data_are_those_of_the_explanations(page: Path) -> None:
     first, second = data_of(page)
     assert (first["name"], second["name"]) == ("a.png", "b.png")
     assert [network["name"] for network in first["networks"]] == ["plain", "with loss"]
