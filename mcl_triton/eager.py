@@ -172,6 +172,16 @@ def formula(
     return g, h
 
 
+def formula_is_faster(features: Tensor, runs: Sequence[int]) -> bool:
+    """Whether a compiler should get `formula`: not for many channels per class in `channels_last`.
+
+    Inductor's maximum over channels that lie side by side takes twice the time of `forward` and `backward` there, and
+    less than theirs for two or three channels per class or contiguous features: `docs/cpu.md`.
+    """
+    channels_per_class = features.shape[1] / sum(runs[::2])  # ξ
+    return channels_per_class < 8 or features.is_contiguous()
+
+
 class _LayoutOfGradient(torch.autograd.Function):
     """The identity, with a gradient in the memory layout of the features, as `backward` returns it."""
 

@@ -38,7 +38,7 @@ def pool(
         by_kernels: whether the kernels compute, or plain PyTorch.
     """
     is_fused = torch.compiler.is_compiling() and features.device.type == "cpu" and not by_kernels
-    if is_fused and not is_in_functorch():
+    if is_fused and not is_in_functorch() and eager.formula_is_faster(features, runs):
         return eager.formula(features, runs, mask, wants_scores, wants_diversity)
     saves = features.requires_grad and torch.is_grad_enabled()
     operator = _ChannelPool.apply

@@ -308,6 +308,37 @@ def test_training_steps(compiler, steps, backend):
     assert len(set(counts)) == graphs
 
 
+@pytest.mark.parametrize(
+    ("sizes", "layout", "operators"),
+    [
+        ([2, 3], torch.channels_last, 0),
+        ([7, 8], torch.channels_last, 0),
+        ([8, 8], torch.channels_last, 1),
+        ([8, 9], torch.channels_last, 1),
+        ([8, 9], torch.contiguous_format, 0),
+    ],
+)
+def test_what_a_compiler_gets_on_a_cpu(sizes, layout, operators):
+    """The formula, or our operator where that is faster; one loss and one gradient, in the layout of the features."""
+    graphs = []
+
+    def compiler(graph, _):
+        graphs.append(graph.print_readable(print_output=False))
+        return graph
+
+    compiled = torch.compile(MCLoss(ChannelGroups(sizes)), fullgraph=True, backend=compiler)
+    features = make_features("signed", (3, sum(sizes), 3, 2), torch.float32).contiguous(memory_format=layout)
+    targets, mask = torch.tensor([0, 1, 1]), make_mask("shared", 3, sum(sizes))
+    ours = features.clone().requires_grad_()
+    loss = compiled(ours, targets, mask).loss
+    loss.backward()
+    assert "".join(graphs).count("ops.mcl_triton.") == operators
+    assert ours.grad.is_contiguous(memory_format=layout)
+    expected = oracle.official_loss(features.requires_grad_(), targets, sizes, mask, 1.5, 20)
+    expected.backward()
+    torch.testing.assert_close((loss, ours.grad), (expected, features.grad))
+
+
 @pytest.mark.parametrize("backend", ["eager", "triton"])
 def test_masks_drawn_in_training_steps(backend):
     device = KERNEL_DEVICE if backend == "triton" else "cpu"
