@@ -87,7 +87,11 @@ def host(parser: argparse.ArgumentParser) -> None:
 
 
 COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = {
-    "run": ("measure.compare", "measure time and memory against all others, on this machine", run),
+    "run": (
+        "measure.compare",
+        "measure time and memory of the loss and of other implementations, on this machine",
+        run,
+    ),
     "static": ("count.static", "count bytes, launches and instructions, without a GPU", static),
     "report": ("report.pages", "draw the figures and fill the tables of the pages from the results", report),
     "gpu": ("gpu.command", "prove and measure everything on a GPU, in the minutes that there are", gpu),

@@ -16,7 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
         width = max(map(len, COMMANDS))
         print("usage: python -m reference COMMAND [--help] ...\n")
         for command, (options, _) in COMMANDS.items():
-            print(f"  {command:{width}}  {' '.join((options.__doc__ or '').split())}")
+            print(f"  {command:{width}}  {(options.__doc__ or '').partition('.')[0]}")
         return 0
     if name not in COMMANDS:
         print(f"error: there is no command {name!r}, only {', '.join(COMMANDS)}.", file=sys.stderr)
@@ -31,6 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         import_module(f".{COMMANDS[name][1]}", __package__).main(options)
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt as interrupt:
         print("\nstopped" + "".join(f"; {how}" for how in interrupt.args), file=sys.stderr)
         return 130

@@ -103,8 +103,10 @@ class Predict:
 
 @dataclass(frozen=True)
 class Explain:
-    """Draw where the channels of a class look in each image: of the true class and, if it is another, of the predicted
-    one."""
+    """Draw where the channels of a class look in each image.
+
+    It is the true class, if it is given, and the predicted one, if it is another.
+    """
 
     images: Positional[tuple[Path, ...]]
     """files"""
@@ -122,8 +124,11 @@ class Explain:
 
 @dataclass(frozen=True, kw_only=True)
 class Ablation(Experiment):
-    """Train by cross-entropy alone, with each component of the MC-Loss and with both, with and without masks, and over
-    drop and ξ, from the same seeds, beside controls."""
+    """Compare the parts of MC-Loss, beside controls.
+
+    Trains by cross-entropy alone, with each component of the MC-Loss and with both, with and without masks, and over
+    drop and ξ, from the same seeds.
+    """
 
     recipe: str = ""
     """published way of training, or a TOML file; other options override its values"""
@@ -145,8 +150,11 @@ class Ablation(Experiment):
 
 @dataclass(frozen=True, kw_only=True)
 class Search(Experiment):
-    """Train with all settings of a grid, variant by variant, and pick those of the highest mean accuracy on the test
-    images. They must not be those that results are reported on: typefaces draw others for each seed."""
+    """Pick settings for each variant of the ablation.
+
+    Trains with all settings of a grid, and picks those of the highest mean accuracy on the test images. They must not
+    be those that results are reported on: typefaces draw others for each seed.
+    """
 
     seeds: tuple[int, ...] = (100,)
     folder: Path = Path("runs/search")
@@ -156,7 +164,7 @@ class Search(Experiment):
 
 @dataclass(frozen=True, kw_only=True)
 class Demo(Experiment):
-    """Train on typefaces by cross-entropy, with and without MC-Loss, and compare."""
+    """Train on typefaces with and without MC-Loss, and compare."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
     folder: Path = Path("runs/demo")
@@ -166,7 +174,7 @@ class Demo(Experiment):
 
 @dataclass(frozen=True)
 class Animate:
-    """Train on typefaces on the CPU, with and without MC-Loss, and draw where the channels look, epoch by epoch."""
+    """Draw where the channels look on typefaces, epoch by epoch, with and without MC-Loss; trains on the CPU."""
 
     settings: RunSettings
     output: Path = Path("runs/animation")
@@ -175,8 +183,11 @@ class Animate:
 
 @dataclass(frozen=True)
 class Regions:
-    """Measure where the channels of a word's own class look, on the test words of runs on typefaces, and the accuracy
-    that is left where a quarter of the word is blanked."""
+    """Measure where the channels look on words.
+
+    Of a word's own class, on the test words of runs on typefaces; and the accuracy that is left where a quarter of the
+    word is blanked.
+    """
 
     runs: Positional[tuple[Path, ...]]
     """checkpoints of runs on typefaces, of each seed"""
@@ -184,7 +195,7 @@ class Regions:
 
 @dataclass(frozen=True)
 class Borders:
-    """Train on typefaces with other borders and maps, and measure where the channels look as regions does."""
+    """Train with other borders and maps on typefaces, and measure where the channels look as regions does."""
 
     settings: RunSettings
     seeds: tuple[int, ...] = (0, 1)

@@ -19,12 +19,14 @@ class Page:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        tokens = MARKDOWN.parse(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        tokens = MARKDOWN.parse(text)
         inline = [token for token in tokens if token.type == "inline"]
         spans = [child for token in inline for child in token.children or ()]
         self.blocks = [token for token in tokens if token.type in ("fence", "code_block")]
         self.code = [" ".join(span.content.split()) for span in spans if span.type == "code_inline"]
         self.links = [str(span.attrs.get("href") or span.attrs.get("src")) for span in spans if is_link(span)]
+        self.links += re.findall(r'(?:src|srcset)="([^"]+)"', text)
         self.headings = [title.content for opening, title in pairwise(tokens) if opening.type == "heading_open"]
         self.outputs = {
             line_of(block): following.content

@@ -21,8 +21,9 @@ def main(options: argparse.Namespace) -> None:
     """Draw each figure that there are results for, say which ones have none; fill the tables of the pages."""
     table = results.read_folder(options.results)
     folder = options.output or FIGURES_FOLDER
-    for name, diagram in DIAGRAMS.items():
-        print(*save(diagram, folder, name))
+    if options.output is None:
+        for name, diagram in DIAGRAMS.items():
+            print(*save(diagram, folder, name))
     for name, figure in FIGURES.items():
         with use(LIGHT):
             is_empty = figure(table, LIGHT) is None

@@ -61,11 +61,17 @@ class Source:
         return dataset
 
     def root(self, data: str) -> Path | None:
-        """The folder that ``--data`` names, None where pip installs the files; ValueError where it must name one."""
+        """The folder that ``--data`` names, or the one around it where it names the data set's own folder.
+
+        None where pip installs the files; ValueError where it must name one.
+        """
         if not data and not self.is_installed:
             advice = self._advice(Path("FOLDER"))
             raise ValueError(f"{self.title} needs --data FOLDER, the folder that holds its files.\n{advice}")
-        return Path(data).expanduser() if data else None
+        if not data:
+            return None
+        root, own = Path(data).expanduser(), self.layout.strip().partition("/")[0]
+        return root.parent if self.sizes and root.name == own and not (root / own).exists() else root
 
     def _advice(self, root: Path) -> str:
         tree = indent(self.layout.strip("\n"), "    ")

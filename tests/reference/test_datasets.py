@@ -597,6 +597,12 @@ def test_names_that_there_are_not():
         load("cub", "data", "val")
 
 
+def test_the_folder_of_a_data_set_may_be_named_itself(root):
+    for name in AUTHORS:
+        own = DATASETS[name].layout.strip().partition("/")[0]
+        assert samples_of(load(name, root / own, "train")) == samples_of(load(name, root, "train"))
+
+
 def test_the_home_folder(root, monkeypatch):
     monkeypatch.setenv("HOME", str(root.parent))
     assert len(load("cub", f"~/{root.name}", "train")) == 4
