@@ -51,28 +51,6 @@ class Checkpoint:
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
 
-    def __post_init__(self) -> None:
-        steps_per_epoch = _whole("num_images", self.num_images, 1) // self.settings.batch_size
-        _require(_is_list(self.classes, str) and self.classes, "classes must be a list of names")
-        _require(
-            _is_list(self.rows, dict) and all(tuple(row) == COLUMNS and _are_numbers(row) for row in self.rows),
-            f"rows must be a list of dictionaries of numbers, {', '.join(COLUMNS)}",
-        )
-        evaluated, count = self.settings.evaluated_epochs(), len(self.rows)
-        _require(count <= len(evaluated), f"rows must be at most {len(evaluated)}, one per evaluation")
-        _require([row["epoch"] for row in self.rows] == evaluated[:count], "rows must count the evaluated epochs")
-        last, following = [0, *evaluated, self.settings.epochs][count : count + 2]
-        _whole("step", self.step, last * steps_per_epoch, following * steps_per_epoch)
-        _require(
-            isinstance(self.totals, dict) and tuple(self.totals) in ((), TOTALS) and _are_numbers(self.totals),
-            f"totals must be a dictionary of numbers, {', '.join(TOTALS)}",
-        )
-        for name in ("network", "optimizer", "scaler"):
-            _require(isinstance(getattr(self, name), dict), f"{name} must be a state_dict")
-        _require(
-            all(isinstance(value, Tensor) for value in self.network.values()), "network must be a state_dict of tensors"
-        )
-
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint; at every moment ``path`` is the old file or the new one."""
@@ -95,11 +73,12 @@ def load(path: Path) -> Checkpoint:
     except Exception as error:  # for a broken file PyTorch raises nearly every kind
         raise ValueError(f"{path} cannot be read as a checkpoint: it is broken or another kind of file.") from error
     try:
-        names = {each.name for each in fields(Checkpoint)}
-        _require(isinstance(state, dict) and state.keys() == names, f"it must have {', '.join(sorted(names))}")
-        _require(isinstance(state["settings"], dict), "settings must be a dictionary")
+        if state.keys() != {each.name for each in fields(Checkpoint)}:
+            raise ValueError(f"it must have {', '.join(each.name for each in fields(Checkpoint))}")
+        if unlike := [row for row in state["rows"] if tuple(row) != COLUMNS]:
+            raise ValueError(f"its rows must have {', '.join(COLUMNS)}; got {', '.join(unlike[0])}")
         return Checkpoint(**{**state, "settings": Settings(**state["settings"])})
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         message = str(error).removesuffix(".")
         raise ValueError(f"{path} must be a checkpoint of this version of reference train: {message}.") from error
 
@@ -145,23 +124,3 @@ def restore(path: Path, **parts: tuple[Any, dict[str, Any]]) -> None:
         except Exception as error:  # for a wrong state_dict PyTorch raises nearly every kind
             problem = " ".join(str(error).split())[:300] or type(error).__name__
             raise ValueError(f"{path}: its {name} does not fit its settings and classes: {problem}") from error
-
-
-def _require(holds: object, expected: str) -> None:
-    if not holds:
-        raise ValueError(expected)
-
-
-def _whole(name: str, value: object, least: int, most: int | None = None) -> int:
-    upper = f" to {most}" if most is not None else ""
-    if type(value) is not int or value < least or (most is not None and value > most):
-        raise ValueError(f"{name} must be a whole number from {least}{upper}; got {value!r}")
-    return value
-
-
-def _is_list(value: object, kind: type) -> bool:
-    return isinstance(value, list) and all(isinstance(element, kind) for element in value)
-
-
-def _are_numbers(row: Row) -> bool:
-    return all(type(value) in (int, float) for value in row.values())

@@ -199,23 +199,6 @@ def test_without_triton():
     )
 
 
-def test_kernels_need_a_gpu():
-    """The same on the CPU where nobody asked for the interpreter."""
-    pytest.importorskip("triton")
-    run_python(
-        STEP
-        + "for call in (lambda: step('triton'),\n"
-        + "             lambda: mcl_triton.channel_pool(features, groups, backend='triton'),\n"
-        + "             lambda: mcl_triton.sample_channel_mask(groups, device='cpu', backend='triton')):\n"
-        + "    try: call()\n"
-        + "    except ValueError as error:\n"
-        + "        for part in ('CUDA or ROCm', 'cpu', 'backend=\"auto\"', 'TRITON_INTERPRET=1'):\n"
-        + "            assert part in str(error), error\n"
-        + "    else: raise AssertionError\n",
-        TRITON_INTERPRET="0",
-    )
-
-
 HEAVY = ["triton", "torch._dynamo", "torch._inductor", "numpy", "mcl_triton.kernels.host"]
 
 

@@ -235,18 +235,6 @@ def test_a_setting_that_changes(setting, values):
         torch.testing.assert_close(found, expected)
 
 
-def test_first_use_inside_a_compiled_function():
-    """Tables made while tracing are not kept for ordinary use."""
-    groups = ChannelGroups([5, 1, 4, 2])  # of no other test
-    features = signed(groups=groups)
-    compiled = torch.compile(lambda f: mc_loss(f, TARGETS % 4, groups), fullgraph=True, backend="aot_eager")
-    gradient_of(compiled, features)
-    assert type(sample_channel_mask(groups)) is torch.Tensor
-    loss, gradient = gradient_of(lambda f: mc_loss(f, TARGETS % 4, groups), features)
-    assert loss.isfinite()
-    assert type(gradient) is torch.Tensor
-
-
 def test_autocast_under_compile():
     layer = torch.nn.Conv2d(3, 20, 3)
     module = MCLoss(GROUPS, drop=0)

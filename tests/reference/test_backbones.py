@@ -355,21 +355,6 @@ def test_b_cnn_gives_the_features_of_vgg_to_the_mc_loss():
     assert num_parameters(network.head) == linear(512 * 512, 200)
 
 
-@pytest.mark.parametrize(
-    ("name", "num_classes", "runs"),
-    [
-        ("resnet50", 200, ((152, 10), (48, 11))),
-        ("resnet50", 100, ((52, 20), (48, 21))),
-        ("vgg16", 196, ((76, 2), (120, 3))),
-    ],
-)
-def test_channels_are_split_among_the_classes(name, num_classes, runs):
-    with torch.device("meta"):
-        network = base_network(name, num_classes).eval()
-    assert network.groups.runs == runs
-    assert network(meta_images(448)).shape == (2, num_classes)
-
-
 def test_the_loss_is_given_made_or_left_out():
     extractor = nn.Conv2d(3, 8, 3)
     groups = ChannelGroups([2, 3, 3])
@@ -467,8 +452,3 @@ def test_widening_goes_with_no_weights_and_no_module(arguments):
 def test_weights_of_a_module():
     with pytest.raises(ValueError, match="weights are for a backbone with a name"):
         base_network(nn.Conv2d(3, 8, 3), 3, weights="DEFAULT")
-
-
-def test_more_classes_than_channels():
-    with pytest.raises(ValueError, match="cannot split 512 channels among 600 classes"):
-        base_network("resnet18", 600)

@@ -1,6 +1,5 @@
 """The data sets: small ones, written here in the formats of their authors, and all that can be wrong with them."""
 
-import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,8 +81,7 @@ def test_names_of_the_classes(root, name, classes):
 
 def test_names_of_the_flowers(root):
     classes = load("flowers", root, "test").classes
-    assert (classes[0], classes[76], classes[101]) == ("pink primrose", "passion flower", "blackberry lily")
-    assert len(set(classes)) == 102
+    assert (len(set(classes)), classes[0], classes[101]) == (102, "pink primrose", "blackberry lily")
 
 
 def samples_of(dataset) -> list[tuple[Path, int]]:
@@ -173,12 +171,6 @@ def test_workers_give_the_same_as_none(root, name):
         assert torch.equal(images, others)
         assert torch.equal(targets, other_targets)
         assert targets.dtype == torch.int64
-
-
-@pytest.mark.parametrize("name", AUTHORS)
-def test_data_sets_travel_to_workers_that_start_afresh(root, name):
-    dataset = load(name, root, "train")
-    assert numbers_in(pickle.loads(pickle.dumps(dataset))) == numbers_in(dataset)
 
 
 # Pictures
@@ -336,14 +328,6 @@ def test_files_of_another_size_are_refused(tmp_path, name, split):
     )
     with pytest.raises(ValueError, match=expected):
         load(name, tmp_path, split)
-
-
-def test_a_class_too_few_is_refused(root, monkeypatch):
-    monkeypatch.setitem(
-        DATASETS, "aircraft", replace(DATASETS["aircraft"], sizes=replace(SMALL["aircraft"], classes=4))
-    )
-    with pytest.raises(ValueError, match=r"has 4 images of 4 classes .* list 4 of 3"):
-        load("aircraft", root, "train")
 
 
 # Missing files

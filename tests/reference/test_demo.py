@@ -162,15 +162,7 @@ def test_nothing_is_trained_twice_and_a_picture_that_cannot_be_written(finished,
     assert checkpoints == {path: path.stat().st_mtime_ns for path in folder.glob("*/checkpoint.pt")}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ("--weights 0 0", "no MC-Loss to compare"),
-        ("--seeds 1 1", "seeds must differ"),
-        ("--epochs 0", "epochs must be at least 1"),
-    ],
-)
-def test_bad_options(arguments, message, tmp_path, capsys):
-    assert main(["demo", *arguments.split(), "--folder", str(tmp_path)]) in (1, 2)
-    assert message in capsys.readouterr().err
+def test_without_mc_loss_there_is_nothing_to_compare(tmp_path, capsys):
+    assert main(["demo", "--weights", "0", "0", "--folder", str(tmp_path)]) == 1
+    assert "no MC-Loss to compare" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -23,9 +23,9 @@ EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "300"))
 
 
 def option_names(command: str) -> list[str]:
-    own = [field.name for field in fields(COMMANDS[command][0]) if field.name != "settings"]
-    shared = [field.name for field in fields(Settings)]
-    names = [*own, *(shared if "settings" in COMMANDS[command][0].__annotations__ else []), "class", "nothing"]
+    own = [field.name for field in fields(COMMANDS[command][0])]
+    shared = [field.name for field in fields(Settings)] if "settings" in own else []
+    names = [*own, *shared, "class", "nothing"]
     return [f"{dashes}{name.replace('_', '-')}" for name in names for dashes in ("--", "--no-")]
 
 
