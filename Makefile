@@ -41,7 +41,7 @@ package: $(BIN)/.installed  ## build the wheel and the sdist, use them with and 
 compat: $(BIN)/.installed  ## run the tests on the oldest and the newest versions, for docs/promises.md
 	$(BIN)/python .ci/compat.py
 
-hooks: $(BIN)/.installed  ## let git look at formatting, lint and types before each commit
+hooks: $(BIN)/.installed  ## check formatting, lint and types before each commit
 	$(BIN)/pre-commit install
 
 browser: $(BIN)/.installed  ## test the page to explore channels in Debian's chromium (apt install chromium chromium-driver)

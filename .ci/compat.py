@@ -51,7 +51,7 @@ LEFT_OUT = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of the tests in one environment: versions by name, and how many tests passed, failed, were skipped."""
+    """The result of the tests in one environment: versions by name, and how many tests passed, failed, were skipped."""
 
     versions: dict[str, str]
     passed: int

@@ -39,7 +39,7 @@ def addresses() -> set[str]:
 
 
 def status_of(address: str) -> int | None:
-    """What the server answers, None where there is none."""
+    """The status that the server returns, None without an answer."""
     request = Request(address, headers={"User-Agent": "Mozilla/5.0"})
     try:
         with urlopen(request, timeout=20) as answer:

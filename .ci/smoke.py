@@ -1,4 +1,4 @@
-"""What somebody sees who installed mcl_triton: run by package.py, with an interpreter that has the wheel.
+"""Use the installed package: run by package.py, with an interpreter that has the wheel.
 
 Usage: python -I smoke.py (with|without)-triton
 """

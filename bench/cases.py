@@ -112,7 +112,7 @@ def real_cases(batch: int = 32) -> dict[str, Case]:
 
 
 def quick_cases() -> list[Case]:
-    """Those of CUB, in full and in mixed precision: the rows of the README and of the tables."""
+    """Cases of CUB, in full and in mixed precision: the rows of the README and of the tables."""
     return [case for case in all_cases() if case.data_set == "CUB" and (case.dtype, case.layout) in USUAL]
 
 

@@ -15,7 +15,7 @@ from .groups import ChannelGroups, integer, positive
 from .tracing import constant, once_per_device
 
 Drop = str | int | float | Sequence[int]
-"""How many channels of each class are zeroed: "half", a number, a fraction, or one number a class."""
+"""Number of channels of each class that are zeroed: "half", a number, a fraction, or one number per class."""
 
 HashableDrop = str | int | float | tuple[int, ...]
 
@@ -106,7 +106,7 @@ def draw_mask(
     return torch.empty_like(keys, dtype=dtype).scatter_(-1, order, is_kept.to(dtype).expand(shape))
 
 
-_EXPECTED = 'drop must be "half", an integer, a fraction in [0, 1), or one integer a class'
+_EXPECTED = 'drop must be "half", an integer, a fraction in [0, 1), or one integer per class'
 
 
 def hashable_drop(drop: Drop) -> HashableDrop:
@@ -127,7 +127,7 @@ def hashable_drop(drop: Drop) -> HashableDrop:
 
 
 def dropped_channels(groups: ChannelGroups, drop: HashableDrop) -> tuple[int, ...]:
-    """How many channels each class loses, one integer a class, with ``drop`` as in `sample_channel_mask`."""
+    """Number of channels that each class loses, with ``drop`` as in `sample_channel_mask`."""
     if isinstance(drop, str):
         if drop != "half":
             raise ValueError(f"{_EXPECTED}; got {drop!r}.")

@@ -1,4 +1,4 @@
-"""Which code computes, and in which dtype: the Triton kernels, or plain PyTorch."""
+"""The choice of the code that computes, Triton kernels or plain PyTorch, and of its dtype."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def check_backend(backend: str) -> None:
 
 
 def uses_kernels(backend: str, device: torch.device) -> bool:
-    """Whether the kernels compute on a device.
+    """Return whether the kernels compute on a device.
 
     Raises:
         ValueError: an unknown backend, or ``"triton"`` on a device without kernels.
@@ -58,7 +58,7 @@ def _is_new_enough(device: torch.device) -> bool:
 
 @cache
 def _compare_capability(device: torch.device) -> bool:
-    """Whether Triton supports a CUDA or ROCm device; a warning, once per device, that it does not."""
+    """Return whether Triton supports a CUDA or ROCm device; warn, once per device, if it does not."""
     if torch.version.hip is not None or not torch.cuda.is_available():  # a fake device of a machine without one
         return True
     capability = torch.cuda.get_device_capability(device)

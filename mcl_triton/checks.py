@@ -27,7 +27,7 @@ def check_groups(groups: object) -> None:
 
 
 def check_dense(name: str, value: object) -> None:
-    """Raise TypeError unless ``value`` is a tensor of one shape whose elements all lie in memory."""
+    """Raise TypeError unless ``value`` is a tensor of one shape whose elements are all in memory."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor; got {type(value).__name__}.")
     if value.layout != torch.strided or value.is_nested:

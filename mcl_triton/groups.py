@@ -18,7 +18,7 @@ class ChannelGroups:
     it once, outside of what is compiled.
 
     Args:
-        sizes: channels of each class (ξ_i), positive integers, one a class.
+        sizes: channels of each class (ξ_i), positive integers, one per class.
 
     Attributes:
         sizes: channels of each class, a tuple of ``num_classes`` integers.

@@ -80,7 +80,7 @@ def mc_loss(
         groups: which of the N channels belong to which of the C classes.
         mask: zeros and ones, (N,) or (B, N), in place of a random one; ``drop`` and ``generator`` are then not used.
         drop: how many channels of each class are zeroed at random in this call: ``"half"``, an integer, a fraction or
-            one number a class, see [`sample_channel_mask`][mcl_triton.sample_channel_mask]; 0 for none.
+            one number per class, see [`sample_channel_mask`][mcl_triton.sample_channel_mask]; 0 for none.
         generator: source of randomness for the mask, on the device of the features. Where PyTorch has to repeat or
             trace the draw it cannot follow a generator (activation checkpointing, ``torch.compile``): draw the mask
             outside, and pass ``mask``.

@@ -36,7 +36,7 @@ def class_maps(
 
     Raises:
         TypeError: ``groups`` is no ChannelGroups, the features are no tensor, or ``classes`` are no integers.
-        ValueError: a shape does not fit, a class is out of range (looked at on the CPU only), or ``reduce`` is neither
+        ValueError: a shape does not fit, a class is out of range (checked on the CPU only), or ``reduce`` is neither
             of the two.
 
     Source: the channel visualisations of IEEE TIP 2020, arXiv 2002.04264; CCMP is its cross-channel max pooling.

@@ -35,7 +35,7 @@ def channel_pool(
         h[:, i] = x.softmax(dim=2)[:, own].max(dim=1).values.sum(dim=1)        # softmax, CCMP, sum
 
     computed in float32 (float64 for float64). Of equal channels the first is the maximum and takes the whole gradient.
-    The gradient is analytic and can be differentiated once. Between forward and backward it holds the arguments; the
+    The gradient is analytic and can be differentiated once. Between forward and backward it keeps the arguments; the
     kernels hold two numbers for each map besides. `class_scores` and `diversity_scores` give one of the two, at no cost
     for the other.
 

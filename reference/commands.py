@@ -24,7 +24,7 @@ RunSettings = Annotated[Settings, arg(name="")]
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Where a command computes."""
+    """Device and workers of a command."""
 
     device: str = "auto"
     """such as cpu or cuda:1; auto is a GPU where there is one"""
@@ -205,7 +205,7 @@ class Borders:
 
 
 @dataclass(frozen=True)
-class Typefaces:
+class ListTypefaces:
     """List the fonts of the data set typefaces, with their licences and sizes."""
 
 
@@ -222,7 +222,7 @@ COMMANDS: dict[str, tuple[type, str]] = {
     "animate": (Animate, "experiments.animation"),
     "regions": (Regions, "experiments.word_regions"),
     "borders": (Borders, "experiments.borders"),
-    "typefaces": (Typefaces, "datasets.typefaces"),
+    "typefaces": (ListTypefaces, "datasets.typefaces"),
 }
 """The options of each command, and the module whose ``main`` takes them."""
 

@@ -1,4 +1,4 @@
-"""What the tests of the pooling share: features of every kind and layout, and the comparison with the oracle.
+"""Helpers of the tests of the pooling: features of every kind and layout, and the comparison with the oracle.
 
 The rule: element by element, the error against the oracle in float64 is at most ``FACTOR`` times that of the oracle's
 own formula in the dtype that is computed in, plus ``ROUNDINGS`` units of rounding of the terms that the element is made
@@ -267,7 +267,7 @@ def softmax_and_differences(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def near_ties(attention: Tensor, differences: Tensor, sizes: list[int], eps: float) -> Tensor:
-    """Where rounding decides which channel's softmax wins at some position, (B, C).
+    """Classes of which rounding decides which channel's softmax wins at some position, (B, C).
 
     Channels with equal differences are no near-tie: the same computation gives the same softmax in any dtype, and the
     first of them wins. Values below 1e-30 are too small to matter for the gradient.

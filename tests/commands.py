@@ -57,7 +57,7 @@ def _check_make(arguments: list[str]) -> None:
 
 def made_by(arguments: list[str]) -> list[str]:
     """The commands of ours that make runs."""
-    # A make that runs the tests hands its own variables on.
+    # A make that runs the tests passes its own variables on.
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "ARGS"))}
     dry_run = ["make", "--dry-run", *arguments]
     made = subprocess.run(dry_run, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)

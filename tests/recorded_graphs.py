@@ -29,7 +29,7 @@ class RecordedGraph(TorchDispatchMode):
         return super().__enter__()
 
     def __exit__(self, *exception: Any) -> None:
-        """Capturing computes nothing on a GPU: what was there is as it was, and what is new holds no numbers yet."""
+        """Capturing computes nothing on a GPU: what was there is as it was, and what is new has no numbers yet."""
         super().__exit__(*exception)
         torch.set_rng_state(self.random_state)
         for storage, content in self.before.values():
@@ -67,7 +67,7 @@ def storages(tree: Any) -> list[torch.UntypedStorage]:
 
 
 def stand_in_without_a_gpu() -> None:
-    """Until `patch.stopall`, let code for a GPU that captures a graph run on the CPU; nothing where there is a GPU."""
+    """Until `patch.stopall`, run code for a GPU that captures a graph on the CPU; nothing where there is a GPU."""
     if torch.cuda.is_available():
         return
     for place, name, replacement in (

@@ -17,7 +17,7 @@ SMALL = {
 
 
 def draw(path: Path, number: int, *, mode: str = "RGB", height: int = 60) -> None:
-    """An image whose width, 40 + number, tells which it is."""
+    """An image that can be recognised by its width, 40 + number."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new(mode, (40 + number, height)).save(path, quality=100)
 

@@ -42,7 +42,7 @@ def accesses(ttgir: str, code: str, threads: int) -> tuple[tuple[Access, ...], d
 
 
 def _pointer_uses(ttgir: str) -> Iterator[tuple[str, str, str, int, int]]:
-    """Of each load and store: which it is, the kernel's argument it accesses, file and line, bytes of the tile."""
+    """Loads and stores: which it is, the kernel's argument it accesses, file and line, bytes of the tile."""
     locations = dict(re.findall(r"^(#loc\d*) = loc\((.*)\)$", ttgir, re.MULTILINE))
     head = next(line for line in ttgir.splitlines() if "tt.func public" in line)
     made_from = {argument: argument for argument in re.findall(r"%(\w+): ", head)}
@@ -77,7 +77,7 @@ def _tile_bytes(line: str) -> int:
 
 
 def _instructions(code: str) -> Iterator[tuple[str, str, int, int]]:
-    """Of each instruction that accesses global memory: "load" or "store", file and line, bytes."""
+    """Instructions that access global memory: "load" or "store", file and line, bytes."""
     files = {
         number: "/".join(re.findall(r'"(.*?)"', path)) for number, path in re.findall(r"\.file\s+(\d+) (.*)", code)
     }

@@ -27,7 +27,7 @@ from mcl_triton import loss as loss_module
 from ..cases import Case
 from ..providers import Loss
 from .instructions import MachineCode
-from .launches import Launch, Step
+from .launches import CountedLaunch, Step
 
 NEGLIGIBLE = 0.01  # kernels that move less than this part of the bytes of the largest are not compiled
 _CUDA = torch.device("cuda", 0)
@@ -101,7 +101,7 @@ def graphs(function: Callable[[Tensor], Tensor], argument: Tensor) -> list[Graph
     return found
 
 
-def generated(graph: GraphModule, instructions: bool = False) -> list[Launch]:
+def generated(graph: GraphModule, instructions: bool = False) -> list[CountedLaunch]:
     """The kernels that Inductor generates for a graph on an H100, and those that it calls, in order."""
     from torch._inductor import compile_fx, config
     from torch._inductor.graph import GraphLowering
@@ -113,21 +113,21 @@ def generated(graph: GraphModule, instructions: bool = False) -> list[Launch]:
         if "device" in node.kwargs:
             node.kwargs = {**node.kwargs, "device": _CUDA}
     graph.recompile()
-    launches: list[Launch] = []
+    launches: list[CountedLaunch] = []
     calls: list[int] = []  # the places among the launches of those generated
 
     class Generated(Exception):
         pass
 
     def generate(lowering: Any) -> None:
-        """In place of generating, compiling and loading a module."""
+        """Stand in for generating, compiling and loading a module."""
         wrapper, _ = lowering.codegen()
         for node, words in lowering.count_bytes()[1]:
             if name := _name(node):
                 if not node.is_extern():
                     calls.append(len(launches))
                 first, *others = _KERNELS.get(name, (name,))
-                launches.extend([Launch(first, 4 * words), *map(Launch, others)])
+                launches.extend([CountedLaunch(first, 4 * words), *map(CountedLaunch, others)])
         if instructions:
             largest = max(launch.nbytes for launch in launches)
             for place, kernel in zip(calls, _Kernel.called_in(wrapper.value), strict=True):

@@ -27,7 +27,7 @@ from .compiled import Variant, compiled, launches_of
 
 
 class Gpu(NamedTuple):
-    """What bounds the time of a kernel."""
+    """Limits on the time of a kernel."""
 
     name: str
     multiprocessors: int
@@ -62,7 +62,7 @@ CLASSES = tuple(_CLASSES)
 
 
 class Issue(NamedTuple):
-    """What one launch of a kernel issues.
+    """Instructions that one launch of a kernel issues.
 
     Attributes:
         kernel: for example "whole_maps.forward".
@@ -101,7 +101,7 @@ def issue_of(target: str, case: Variant) -> list[Issue]:
 
 
 def tile_lengths(case: Variant, constants: Mapping[str, int]) -> list[int]:
-    """Of each tile of a sample, or of a mask: the channels that pass by one after the other."""
+    """Channels that pass by one after the other, for each tile of a sample or of a mask."""
     sizes = case.groups.sizes
     if constants.get("IN_PIECES"):
         return [-(-number // constants["ROWS"]) for number in pieces_of_case(case).pieces[2::4]]

@@ -48,7 +48,7 @@ _NOT_READ = {  # arguments of which only the shape matters, or that are overwrit
 _SCATTERS = {torch.ops.aten.scatter.src, torch.ops.aten.scatter_.src}
 
 
-class Launch(NamedTuple):
+class CountedLaunch(NamedTuple):
     """One launch, the bytes that it reads and writes, and the instructions that its warps issue.
 
     Bytes of our own kernels are those of their tensors, once each: see `traffic` for what pooling really moves.
@@ -63,8 +63,8 @@ class Launch(NamedTuple):
 class Step(NamedTuple):
     """The launches of one step, in order."""
 
-    forward: list[Launch]
-    backward: list[Launch]
+    forward: list[CountedLaunch]
+    backward: list[CountedLaunch]
 
     @property
     def total(self) -> int:
@@ -104,7 +104,7 @@ def ours(convention: str, mask_is: str) -> Loss:
 
 
 @contextmanager
-def count_launches() -> Iterator[list[Launch]]:
+def count_launches() -> Iterator[list[CountedLaunch]]:
     """The launches while the block runs, in a list that grows."""
     from mcl_triton.kernels import whole_maps
 
@@ -117,7 +117,7 @@ def count_launches() -> Iterator[list[Launch]]:
 
         def call(**arguments: object) -> None:
             tensors = {id(of): of for of in arguments.values() if isinstance(of, Tensor)}
-            mode.launches.append(Launch(kernel.fn.__name__, sum(map(_nbytes, tensors.values()))))
+            mode.launches.append(CountedLaunch(kernel.fn.__name__, sum(map(_nbytes, tensors.values()))))
             if not any(isinstance(argument, Tensor) and argument.is_meta for argument in arguments.values()):
                 run(**arguments)
 
@@ -141,7 +141,7 @@ def tables_kept() -> Iterator[None]:
 class _Launches(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
-        self.launches: list[Launch] = []
+        self.launches: list[CountedLaunch] = []
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -153,7 +153,9 @@ class _Launches(TorchDispatchMode):
             return parts
         result = operator(*args, **kwargs)
         if _computes(operator, (args, kwargs), result):
-            self.launches.append(Launch(operator.overloadpacket.__name__, _bytes_moved(operator, args, kwargs, result)))
+            self.launches.append(
+                CountedLaunch(operator.overloadpacket.__name__, _bytes_moved(operator, args, kwargs, result))
+            )
         return result
 
 

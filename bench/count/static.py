@@ -33,7 +33,7 @@ from ..results import result, where
 from .compiled import TARGETS, Report, Variant, compile_cases, workers
 from .inductor import compiled_step
 from .instructions import H200, Issue, issue_of
-from .launches import Launch, Step, step_of
+from .launches import CountedLaunch, Step, step_of
 from .traffic import bytes_of_batch
 
 PROVIDERS = (OURS["triton"], *FORMULAS)
@@ -110,10 +110,10 @@ def count(compiling: ProcessPoolExecutor, cases: Sequence[Case]) -> list[Count]:
 def count_of(case: Case, provider: Provider, step: Step, nbytes: Sequence[int], slots: Sequence[int]) -> Count:
     """The needs of a step, with bytes and instructions of our own pooling in the place of those of its launches."""
 
-    def amount(launches: list[Launch], nbytes: int, slots: int) -> Amount:
+    def amount(launches: list[CountedLaunch], nbytes: int, slots: int) -> Amount:
         others = [launch for launch in launches if launch.name not in _POOLING]
         if len(others) < len(launches):
-            others.append(Launch("pooling", nbytes, slots))
+            others.append(CountedLaunch("pooling", nbytes, slots))
         return Amount(sum(one.nbytes for one in others), len(launches), sum(one.slots for one in others))
 
     return Count(case, provider, amount(step.forward, nbytes[0], slots[0]), amount(step.backward, nbytes[1], slots[1]))

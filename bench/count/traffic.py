@@ -34,7 +34,7 @@ GROUPS = (ChannelGroups.split(512, 200), ChannelGroups.uniform(200, 3), ChannelG
 SIDES = (7, 14, 28)
 
 
-class Access(NamedTuple):
+class MovedBytes(NamedTuple):
     """Bytes read, or written, in one launch.
 
     Attributes:
@@ -68,15 +68,15 @@ class Traffic:
         itemsize = pointers.get_element_ty().primitive_bitwidth // 8
         self._accesses[kind].append((program, itemsize, pointers.data[is_on].astype(np.int64)))
 
-    def read(self, tensor: Tensor | None = None) -> Access:
+    def read(self, tensor: Tensor | None = None) -> MovedBytes:
         """Reads of a tensor's memory; without one, all reads."""
         return self._sum("read", tensor)
 
-    def written(self, tensor: Tensor | None = None) -> Access:
+    def written(self, tensor: Tensor | None = None) -> MovedBytes:
         """Writes likewise."""
         return self._sum("written", tensor)
 
-    def _sum(self, kind: str, tensor: Tensor | None) -> Access:
+    def _sum(self, kind: str, tensor: Tensor | None) -> MovedBytes:
         requested, sectors = 0, [np.empty(0, np.int64)]
         for program, itemsize, addresses in self._accesses[kind]:
             if tensor is not None:
@@ -87,7 +87,7 @@ class Traffic:
             requested += itemsize * addresses.size
             sectors.append(np.unique(addresses // SECTOR) | program << 43)  # addresses have 47 bits
         of_programs = np.unique(np.concatenate(sectors))
-        return Access(requested, SECTOR * of_programs.size, SECTOR * np.unique(of_programs & (1 << 43) - 1).size)
+        return MovedBytes(requested, SECTOR * of_programs.size, SECTOR * np.unique(of_programs & (1 << 43) - 1).size)
 
 
 @contextmanager
@@ -141,7 +141,7 @@ class _Allocations(TorchDispatchMode):
         return result
 
 
-class Step(NamedTuple):
+class StepTraffic(NamedTuple):
     """Traffic of forward and backward."""
 
     features: Tensor
@@ -162,7 +162,7 @@ class Step(NamedTuple):
 
 def record_step(
     features: Tensor, groups: ChannelGroups, mask: Tensor | None = None, scores: bool = True, diversity: bool = True
-) -> Step:
+) -> StepTraffic:
     """The traffic of pooling and of its gradient; of one of the two results only, if so wanted.
 
     Args:
@@ -189,7 +189,7 @@ def record_step(
             statistics=statistics,
             winners=winners,
         )
-    return Step(features, grad, forward, backward)
+    return StepTraffic(features, grad, forward, backward)
 
 
 def fewer_classes(groups: ChannelGroups) -> tuple[ChannelGroups, int]:
@@ -256,7 +256,7 @@ class Size(NamedTuple):
     channels: int = 3  # of each class
     side: int = 7
 
-    def step(self, layout: str) -> Step:
+    def step(self, layout: str) -> StepTraffic:
         """The traffic of a step, with one mask per sample."""
         groups = ChannelGroups.uniform(self.classes, self.channels)
         features = Case(self.batch, groups, self.side, layout=layout).features()
@@ -267,7 +267,7 @@ class Size(NamedTuple):
 LARGER = {"B": Size(batch=16), "C": Size(classes=128), "ξ": Size(channels=48), "P": Size(side=28)}
 
 
-def amounts(step: Step) -> dict[str, int]:
+def amounts(step: StepTraffic) -> dict[str, int]:
     """Amounts that must grow in proportion, and the number of launches, which must not grow."""
     both = (step.forward, step.backward)
     read, written = (of.read(step.features).requested for of in both), step.backward.written(step.grad).requested

@@ -154,7 +154,7 @@ def provider_from(text: str) -> Provider:
 
 @contextmanager
 def spinning(count: int) -> Iterator[None]:
-    """As many other processes that use a core each, for as long as this one lives at most."""
+    """Run as many other processes that use a core each, for as long as this one lives at most."""
     spin = "import os; parent = os.getppid()\nwhile os.getppid() == parent: pass"
     processes = [subprocess.Popen([sys.executable, "-c", spin]) for _ in range(count)]
     try:
@@ -232,7 +232,7 @@ def main(options: argparse.Namespace) -> None:
             print(f"on a CPU {left_out} are left out")
         if busy:
             print(f"{busy} other processes spin meanwhile")
-        print(f"medians (and quartiles) of {turns} turns; memory is the most held at a time, beside the features")
+        print(f"medians (and quartiles) of {turns} turns; memory is the peak, beside the features")
         path = options.output / f"{re.sub(r'[^a-z0-9]+', '-', device_name(device).lower())}.csv"
         for case, modes in cases:
             print(line_of(case), flush=True)

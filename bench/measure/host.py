@@ -96,7 +96,7 @@ def main(options: argparse.Namespace) -> int:
     with (
         tempfile.TemporaryDirectory() as folder,
         patch.object(mcl_triton.loss, "uses_kernels", _kernels_if_asked),
-        patch.object(mcl_triton.checks, "values_are_readable", lambda: False),  # as on a GPU, no value is looked at
+        patch.object(mcl_triton.checks, "values_are_readable", lambda: False),  # as on a GPU, no value is read
     ):
         library = stub_driver.install(Path(folder))
         print(f"{'groups':10}{'mask':8}{'loss':10}{'µs per step':>12}{'of plain':>10}{'Triton launches':>17}")

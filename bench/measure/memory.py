@@ -1,4 +1,4 @@
-"""The most memory that a call holds at a time."""
+"""Peak memory of a call."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler writes two lines
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device | str = "cpu") -> int:
-    """Bytes that ``run`` holds at most on a device: with its result, without the memory in use before.
+    """Peak bytes of ``run`` on a device: with its result, without the memory in use before.
 
     On a CPU it runs on one thread, since PyTorch's profiler sees no other. Of what is compared here only ours depends
-    on the number of threads: each holds a block of its own.
+    on the number of threads: each has a block of its own.
     """
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)

@@ -47,7 +47,7 @@ int cuLaunchKernelEx(const void *config, void *function, void **arguments, void 
 
 
 def is_possible() -> bool:
-    """Whether there is what it takes: a C compiler, and no NVIDIA driver that it would stand before."""
+    """Return whether there is a C compiler, and no NVIDIA driver that this one would hide."""
     return shutil.which("cc") is not None and not Path("/dev/nvidiactl").exists()
 
 

@@ -57,7 +57,7 @@ class Look:
 
 
 def looks(table: Table, theme: Theme) -> dict[Key, Look]:
-    """By provider, backend and compiled: a look for each that the table has, ours first."""
+    """A look for each provider, backend and compiled that the table has, ours first."""
     order = [*_COLORS, *sorted(set(table.provider) - set(_COLORS))]
     colors = dict(zip(order[len(_COLORS) :], _FURTHER * len(order), strict=False)) | _COLORS
     keys = table[PROVIDER].drop_duplicates().itertuples(index=False, name=None)

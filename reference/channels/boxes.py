@@ -1,7 +1,7 @@
-"""Where an image's class is, from its activation map alone: a box around the largest connected part that is active.
+"""Locate an image's class by its activation map alone: a box around the largest connected part that is active.
 
 Source: Zhou, Khosla, Lapedriza, Oliva and Torralba, "Learning Deep Features for Discriminative Localization",
-CVPR 2016: the map is enlarged to the image, what lies above 20 % of its maximum is kept, and the box covers the largest
+CVPR 2016: the map is enlarged to the image, what is above 20 % of its maximum is kept, and the box covers the largest
 connected component.
 """
 

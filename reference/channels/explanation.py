@@ -1,4 +1,4 @@
-"""Where the channels of a class look in one image, in maps and in numbers."""
+"""Explanation of a network's answer: where the channels of a class look in one image, in maps and in numbers."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from .overlap import channel_overlap
 
 @dataclass(frozen=True)
 class Explanation:
-    """Where the channels of one class look in one image, under one network.
+    """The channels of one class in one image, under one network.
 
     Args:
         class_name: of the class.
-        role: why it is looked at: "true", "predicted", or "true and predicted".
+        role: the reason to show it: "true", "predicted", or "true and predicted".
         probability: of the class, by the network's classifier.
         overlap: of its channels, see `channel_overlap`.
         diversity: h of the class, from 1 to ξ.
@@ -41,7 +41,7 @@ class Explanation:
     box: Box | None
 
     def title(self) -> str:
-        """The class, and why it is looked at."""
+        """The class and its role."""
         return f"{self.class_name} ({self.role})"
 
     def numbers(self) -> str:
@@ -59,7 +59,7 @@ def explain_image(
     """The true class, if it is given, and the predicted one, if it is another.
 
     Args:
-        network: on the CPU; looked at in evaluation mode.
+        network: on the CPU; it is put into evaluation mode.
         image: (image channels, H, W), as the network takes it.
         classes: the names of the network's classes.
         true_class: one of ``classes``.
@@ -103,7 +103,7 @@ def scaled_maps(features: Tensor, groups: ChannelGroups, classes: Tensor, size: 
 
 
 def class_index(name: str, classes: Sequence[str]) -> int:
-    """Where a class is among ``classes``; ValueError with the nearest names if it is not there."""
+    """Index of a class among ``classes``; ValueError with the nearest names if it is not there."""
     if name not in classes:
         nearest = ", ".join(get_close_matches(name, classes, cutoff=0))
         raise ValueError(f"there is no class {name!r} among the network's {len(classes)}; the nearest are {nearest}.")

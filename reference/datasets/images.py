@@ -79,7 +79,7 @@ class Images(Labelled):
         paths: the files.
         targets: the class index of each, from 0.
         classes: the names of the classes.
-        transform: of the picture; None hands out the picture itself.
+        transform: of the picture; None for the picture itself.
 
     Raises:
         ValueError: a file is listed twice.

@@ -27,5 +27,5 @@ def read_mat(path: Path, name: str) -> np.ndarray[Any, Any]:
         ) from error
     if name not in variables:
         there = sorted(variable for variable in variables if not variable.startswith("__"))
-        raise ValueError(f"{path} must hold the variable {name!r}; it holds {', '.join(there) or 'none'}.")
+        raise ValueError(f"{path} must have the variable {name!r}; it has {', '.join(there) or 'none'}.")
     return np.ravel(variables[name])

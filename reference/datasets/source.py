@@ -24,7 +24,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a data set comes from, how its folder must look, and how that is read.
+    """Origin of a data set, the layout of its folder, and the function that reads it.
 
     Args:
         title: the authors' name for it.
@@ -67,7 +67,7 @@ class Source:
         """
         if not data and not self.is_installed:
             advice = self._advice(Path("FOLDER"))
-            raise ValueError(f"{self.title} needs --data FOLDER, the folder that holds its files.\n{advice}")
+            raise ValueError(f"{self.title} needs --data FOLDER, the folder with its files.\n{advice}")
         if not data:
             return None
         root, own = Path(data).expanduser(), self.layout.strip().partition("/")[0]

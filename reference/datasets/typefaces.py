@@ -146,7 +146,7 @@ def _fonts_in(folder: Path) -> list[Font]:
 
 @lru_cache(maxsize=256)
 def _open(name: str, path: Path) -> Font:
-    """A font, looked at before anything is drawn; ValueError where it cannot draw words."""
+    """A font, checked before anything is drawn; ValueError where it cannot draw words."""
     try:
         with TTFont(path, lazy=True) as file:
             letters = file.getBestCmap() or {}

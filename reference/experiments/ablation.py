@@ -22,7 +22,7 @@ from .results import read
 from .table import table
 
 Picks = Mapping[str, Mapping[str, Any]]
-"""By the name of a variant, the settings that were picked for it."""
+"""Settings that were picked, by the name of the variant."""
 
 DROPS: tuple[Drop, ...] = (0, 0.25, "half", 0.75)
 CHANNELS = (2, 3, 4, 6)
@@ -119,7 +119,7 @@ def ablation_plan(
 
 
 def read_picks(path: Path) -> Picks:
-    """Settings that `search` picked; ValueError where the file holds something else."""
+    """Settings that `search` picked; ValueError where the file has something else."""
     content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict) or not all(isinstance(values, dict) for values in content.values()):
         raise ValueError(f"{path} must hold settings by the name of a variant, as reference search writes them.")
@@ -127,7 +127,7 @@ def read_picks(path: Path) -> Picks:
 
 
 def drops_for(channels_per_class: int) -> list[Drop]:
-    """Of `DROPS` 0 and what masks any of ξ channels; of a backbone's own, with ξ = 0, a class can have but 2."""
+    """Those of `DROPS` that are 0 or mask any of ξ channels; with ξ = 0, a backbone's own, a class can have only 2."""
     fewest = channels_per_class or 2
     return [drop for drop in DROPS if drop == 0 or (0.5 if drop == "half" else float(drop)) * fewest >= 1]
 

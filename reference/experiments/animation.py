@@ -1,4 +1,4 @@
-"""Where the channels of a class look, epoch by epoch, with and without MC-Loss: ``python -m reference animate``."""
+"""Animation of where the channels of a class look, with and without MC-Loss: ``python -m reference animate``."""
 
 from __future__ import annotations
 

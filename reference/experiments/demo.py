@@ -79,7 +79,7 @@ def draw(results: Results, folder: Path, figures: Path) -> list[Path]:
 
 
 def panels(networks: Mapping[str, MCNetwork], test_set: Labelled, indices: Sequence[int]) -> dict[str, list[Panel]]:
-    """By the name of an image, what is explored of it under each network."""
+    """A panel for each network, by the name of the image."""
     from ..figures.explanation_figure import Panel
 
     explored = {}

@@ -79,5 +79,5 @@ def finished(plan: Plan, folder: Path) -> Plan:
 
 def _trained_on(folders: list[Path]) -> dict[str, str]:
     """Machine that trained the runs, which need not be the one that collects them."""
-    told = [json.loads((folder / "metrics.json").read_text())["environment"] for folder in folders]
-    return {name: " and ".join(dict.fromkeys(str(one[name]) for one in told)) for name in told[0]}
+    found = [json.loads((folder / "metrics.json").read_text())["environment"] for folder in folders]
+    return {name: " and ".join(dict.fromkeys(str(one[name]) for one in found)) for name in found[0]}

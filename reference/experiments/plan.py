@@ -51,7 +51,7 @@ class Plan:
                 raise ValueError("there must be a seed at least.")
 
     def variants(self) -> list[Variant]:
-        """Those of all sections."""
+        """Variants of all sections."""
         return [variant for variants in self.sections.values() for variant in variants]
 
     def seeds(self) -> list[int]:
@@ -59,7 +59,7 @@ class Plan:
         return list(dict.fromkeys(seed for variant in self.variants() for seed in variant.seeds))
 
     def settings(self) -> list[Settings]:
-        """Those of every run, seed by seed; what several lines need is there once."""
+        """Settings of every run, seed by seed; a run that several lines need is there once."""
         return list(
             dict.fromkeys(
                 replace(settings, seed=seed)

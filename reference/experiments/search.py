@@ -16,7 +16,7 @@ from .results import ACCURACY, Results
 from .table import table
 
 Grid = Mapping[str, Sequence[Mapping[str, Any]]]
-"""By the name of a variant, the settings to try."""
+"""Settings to try, by the name of the variant."""
 
 
 def main(options: Search) -> None:
@@ -33,7 +33,7 @@ def main(options: Search) -> None:
 
 
 def read_grid(path: Path) -> Grid:
-    """The grid in a JSON file; ValueError where it holds something else."""
+    """The grid in a JSON file; ValueError where it has something else."""
     grid = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(grid, dict) or not all(
         isinstance(tried, list) and tried and all(isinstance(values, dict) for values in tried)

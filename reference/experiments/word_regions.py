@@ -1,4 +1,4 @@
-"""Where the channels look on words in typefaces, for trained runs: ``python -m reference regions --help``."""
+"""Measure where channels look on words in typefaces, for trained runs: ``python -m reference regions --help``."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def measure(path: Path) -> tuple[str, dict[str, float]]:
 
 @torch.inference_mode()
 def measures(network: MCNetwork, dataset: Typefaces, seed: int) -> dict[str, float]:
-    """Where the channels of a word's own class look, and the accuracies with a part of the word blanked."""
+    """Measure where the channels of a word's own class look, and the accuracies with a part of the word blanked."""
     images = torch.stack([image for image, _ in dataset])
     targets, ink = torch.tensor(dataset.targets), torch.from_numpy(dataset.ink)
     features = network.extract(images)

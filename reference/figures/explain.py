@@ -1,4 +1,4 @@
-"""Where the channels of a class look in given images: ``python -m reference explain --help``."""
+"""Draw where the channels of a class look in given images: ``python -m reference explain --help``."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ _NOTE = (
 
 
 class Panel(NamedTuple):
-    """What is shown of one network.
+    """The part of the figure that is of one network.
 
     Args:
         name: of the network.

@@ -27,7 +27,7 @@ _FRAME, _LAST = 250, 3000  # milliseconds
 
 @dataclass(frozen=True)
 class Moment:
-    """Where a network looks after an epoch, or before the first, 0."""
+    """Maps of a network after an epoch, or before the first, 0."""
 
     epoch: int
     maps: Maps

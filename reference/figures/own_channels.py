@@ -51,7 +51,7 @@ def images_and_classes(dataset: Labelled, indices: Sequence[int]) -> tuple[Tenso
 
 @torch.inference_mode()
 def own_maps(network: MCNetwork, images: Tensor, classes: Tensor) -> Maps:
-    """Where the channels of each image's own class look."""
+    """Maps of the channels of each image's own class."""
     network.eval()
     features = network.extract(images)
     maps = scaled_maps(features, network.groups, classes, tuple(images.shape[-2:]))

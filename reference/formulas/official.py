@@ -66,7 +66,7 @@ def ragged_loss(
     alpha: float = 1.5,
     beta: float = 20.0,
 ) -> Tensor:
-    """`loss` for groups of several sizes, size after size; ``runs`` holds (number of classes, channels of each)."""
+    """`loss` for groups of several sizes, size after size; ``runs`` has (number of classes, channels of each)."""
     scores, fractions = [], []
     first = 0
     for classes, size in runs:

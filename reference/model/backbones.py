@@ -180,7 +180,7 @@ def _load(layers: nn.Module, model: nn.Module, path: Path) -> None:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # for a broken file PyTorch raises nearly every kind
-        raise ValueError(f"{path} holds no state_dict; write one by torch.save(model.state_dict(), path).") from error
+        raise ValueError(f"{path} has no state_dict; write one by torch.save(model.state_dict(), path).") from error
     if not isinstance(loaded, Mapping):
         raise ValueError(f"{path} must hold a state_dict, names to tensors; got {type(loaded).__name__}.")
     # The files published for DenseNet still have the names from before modules could have no dot in theirs.

@@ -76,7 +76,7 @@ class MCNetwork(nn.Module):
         Args:
             images: whatever the feature extractor takes.
             targets: class indices (B,) or class probabilities (B, C).
-            mask: for the MC-Loss, (N,) or (B, N); None lets it draw one.
+            mask: for the MC-Loss, (N,) or (B, N); None to draw one.
 
         Returns:
             In training ``(logits, ce_loss, MCLossOutput)``, the last one None for a network without MC-Loss; in

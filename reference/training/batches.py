@@ -37,7 +37,7 @@ def batches(
 
     Args:
         dataset: its random transforms draw PyTorch's random numbers.
-        batch_size: images a step.
+        batch_size: images per step.
         seed: of the order and the transforms.
         steps: those wanted.
         parts: how many equal parts each batch is cut in; they come one after the other.

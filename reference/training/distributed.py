@@ -58,7 +58,7 @@ def rank() -> int:
 
 
 def size() -> int:
-    """How many processes train together."""
+    """Number of processes that train together."""
     return distributed.get_world_size() if _are_several() else 1
 
 
@@ -72,9 +72,9 @@ def total(values: Sequence[float]) -> list[float]:
     return result
 
 
-def any_process(holds: bool) -> bool:
-    """Whether it holds in at least one process; each of them learns the same."""
-    return total([float(holds)])[0] > 0
+def any_process(is_true: bool) -> bool:
+    """Return whether it is true in at least one process, in each of them."""
+    return total([float(is_true)])[0] > 0
 
 
 def share_buffers(network: nn.Module) -> None:

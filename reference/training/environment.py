@@ -20,7 +20,7 @@ def environment() -> dict[str, str | int]:
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on, where the system tells; else all."""
+    """Cores that this process may run on, where the system has such a list; else all."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,4 +1,4 @@
-"""How good a network is on a data set, and how its channels behave there."""
+"""Accuracy of a network on a data set, and the measures of its channels there."""
 
 from __future__ import annotations
 

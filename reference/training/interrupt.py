@@ -12,7 +12,7 @@ from types import FrameType
 def deferred_interrupt() -> Iterator[Callable[[], bool]]:
     """Note the first Ctrl-C instead of raising KeyboardInterrupt; the second one raises at once.
 
-    Yields a function that tells whether there was one. Where Ctrl-C does not raise KeyboardInterrupt anyway, nothing
+    Yields a function that returns whether there was one. Where Ctrl-C does not raise KeyboardInterrupt anyway, nothing
     is changed.
     """
     noted = False

@@ -141,8 +141,8 @@ class Settings:
         """The epochs after which the network is evaluated, counted from 1; the last one always is."""
         return [*range(self.evaluate_every, self.epochs, self.evaluate_every), self.epochs]
 
-    def _require(self, holds: bool, name: str, expected: str) -> None:
-        if not holds:
+    def _require(self, is_right: bool, name: str, expected: str) -> None:
+        if not is_right:
             raise ValueError(f"{name} must be {expected}; got {getattr(self, name)!r}.")
 
 

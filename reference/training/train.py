@@ -34,7 +34,7 @@ def main(options: Train | Resume) -> None:
         if options.folder and folder.is_file():
             raise ValueError(f"--folder must be a folder; got the file {folder}.")
         if options.folder and (folder / CHECKPOINT).exists():
-            raise ValueError(f"{folder} holds a run: resume it by `python -m reference resume {folder}`.")
+            raise ValueError(f"{folder} has a run: resume it by `python -m reference resume {folder}`.")
         name = Path(options.recipe).stem or options.settings.dataset
         _train(options, options.settings, lambda: folder if options.folder else new_folder(name))
 

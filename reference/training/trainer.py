@@ -85,7 +85,7 @@ def train(
     Raises:
         KeyboardInterrupt: after Ctrl-C, once the step is done and the checkpoint written.
         DivergedError: the loss is infinite or NaN; the last checkpoint is from before that.
-        ValueError: the batch size does not fit; the folder holds a run, or, to resume, one with other settings or
+        ValueError: the batch size does not fit; the folder has a run, or, to resume, one with other settings or
             images; or another process trains there.
         FileNotFoundError: there is no run to resume.
         OSError: a file cannot be written.
@@ -104,7 +104,7 @@ def train(
         if resume:
             run.load(folder / CHECKPOINT)
         elif writes and (folder / CHECKPOINT).exists():
-            raise ValueError(f"{folder} holds a run: resume it by `python -m reference resume {folder}`.")
+            raise ValueError(f"{folder} has a run: resume it by `python -m reference resume {folder}`.")
         else:
             run.save(folder / CHECKPOINT)  # so that from the first step on there is something to resume
         with tqdm(
@@ -274,7 +274,7 @@ class Run:
         return f"loss {loss:.3f}" + (f", test accuracy {self.rows[-1]['test_accuracy']:.1%}" if self.rows else "")
 
     def is_best(self) -> bool:
-        """Whether the last evaluation has a higher test accuracy than every one before."""
+        """Return whether the last evaluation has a higher test accuracy than every one before."""
         *before, last = (row["test_accuracy"] for row in self.rows)
         return all(last > accuracy for accuracy in before)
 

@@ -1,4 +1,4 @@
-"""What `python -m bench run` writes down: who is right, in turns, with ratios taken turn by turn; on a GPU as well."""
+"""`python -m bench run` checks each provider, measures in turns and takes ratios turn by turn; on a GPU as well."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Inductor would launch on a GPU, and the bytes that it counts, against what can be worked out by hand."""
+"""Launches and bytes that Inductor plans for a GPU, against numbers worked out by hand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from bench.cases import Case
 from bench.count.compiled import workers
 from bench.count.inductor import compiled_step, generated, graphs
-from bench.count.launches import Launch, Step
+from bench.count.launches import CountedLaunch, Step
 from bench.providers import official, ours_triton, plain
 from mcl_triton import ChannelGroups
 
@@ -52,12 +52,12 @@ def looped(x: Tensor) -> Tensor:
     return (torch.exp2(x) * 2 + 1).sum(dim=1)
 
 
-def of_graphs(function, shape, requires_grad=False, instructions=False) -> list[list[Launch]]:
+def of_graphs(function, shape, requires_grad=False, instructions=False) -> list[list[CountedLaunch]]:
     example = torch.empty(shape, requires_grad=requires_grad)
     return [generated(graph, instructions) for graph in graphs(function, example)]
 
 
-def nbytes(launches: list[Launch]) -> int:
+def nbytes(launches: list[CountedLaunch]) -> int:
     return sum(launch.nbytes for launch in launches)
 
 
@@ -96,7 +96,7 @@ def test_instructions_of_an_elementwise_function(pool: ProcessPoolExecutor, shap
 
 
 def test_instructions_of_a_loop(pool: ProcessPoolExecutor) -> None:
-    """As many columns again take nearly as many instructions again: an exponential, two sums and more per number."""
+    """Twice the columns take nearly twice the instructions: an exponential, two sums and more per number."""
     columns = 16 * 2048
     slots = []
     for times in (1, 2, 3):

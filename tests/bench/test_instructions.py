@@ -87,7 +87,7 @@ def test_loops_count_once_per_trip(target: str, rows: int, trips: int) -> None:
 
 @pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100"])
 def test_a_trip_of_the_inner_loop(target: str) -> None:
-    """What one more trip of the inner loop adds, by class: as written, and a few moves of registers beside two sums."""
+    """One more trip of the inner loop adds what is written, by class, and a few moves of registers beside two sums."""
     one, two = (code_for(target).issued({"num_rows": 1, "num_columns": 32 * n, "STEP": 32}) for n in (1, 2))
     added = two - one
     assert 2 <= added.pop("integer") <= 6

@@ -1,11 +1,11 @@
-"""How many kernels a step launches, counted without a GPU."""
+"""The number of kernels that a step launches, counted without a GPU."""
 
 import pytest
 import torch
 from checks import INTERLEAVED, lay_out, make_features, make_mask
 
 from bench.cases import Case
-from bench.count.launches import CASES, CONVENTIONS, MASKS, Launch, count_launches, ours, step_of
+from bench.count.launches import CASES, CONVENTIONS, MASKS, CountedLaunch, count_launches, ours, step_of
 from bench.providers import official, plain
 from mcl_triton import ChannelGroups, channel_pool, class_scores, diversity_scores, mc_loss
 
@@ -174,7 +174,7 @@ def test_bytes_that_operators_move():
 
 
 def test_bytes_of_gradients():
-    """Of a maximum: zeros, and a winner for each; of an average: it is the shape of the maps that counts."""
+    """A maximum has zeros, and a winner for each; for an average the shape of the maps counts."""
     x = torch.rand(2, 3, 4, 5, device=DEVICE, requires_grad=True)  # 480 bytes
     values = x.max(dim=1).values  # 160 bytes
     grad = torch.ones_like(values)
@@ -199,4 +199,4 @@ def test_bytes_of_the_plain_formula():
     backward += groups
     for launches, expected in ((step.forward, forward), (step.backward, backward)):
         assert sum(launch.nbytes for launch in launches) / case.nbytes == pytest.approx(expected, rel=0.02)
-    assert Launch("_softmax", 2 * case.nbytes) in step.forward
+    assert CountedLaunch("_softmax", 2 * case.nbytes) in step.forward

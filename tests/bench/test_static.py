@@ -14,7 +14,7 @@ from bench import results
 from bench.cases import Case
 from bench.count import static
 from bench.count.instructions import Issue
-from bench.count.launches import Launch, Step
+from bench.count.launches import CountedLaunch, Step
 from bench.providers import FORMULAS, OURS
 from bench.results import where
 from mcl_triton import ChannelGroups
@@ -83,7 +83,7 @@ def test_bytes_and_launches_of_everyone(table):
 
 
 def test_instructions_of_ours_and_of_what_is_compiled(table):
-    """Those of a step are those of its two kernels; the formulas in eager PyTorch have none of their own."""
+    """A step has those of its two kernels; the formulas in eager PyTorch have none of their own."""
     rows, _ = table
     steps = where(rows, kernel="", metric="issue slots")
     slots = values(steps, mode="both")
@@ -129,13 +129,18 @@ def test_our_kernels(table):
 
 def test_the_bytes_of_our_kernels_are_those_of_the_interpreter():
     """Whatever Inductor, or the dispatch mode, makes of them."""
-    step = Step([Launch("forward_kernel", 7), Launch("mean", 1)], [Launch("mul", 2), Launch("backward_kernel", 9)])
+    step = Step(
+        [CountedLaunch("forward_kernel", 7), CountedLaunch("mean", 1)],
+        [CountedLaunch("mul", 2), CountedLaunch("backward_kernel", 9)],
+    )
     count = static.count_of(CASE, OURS["triton"], step, (100, 1000), (30, 50))
     assert count.modes() == {"forward": (101, 2, 30), "backward": (1002, 2, 50), "both": (1103, 4, 80)}
 
 
 def test_a_pooling_of_several_launches_counts_once():
-    step = Step([Launch("forward_kernel", 7), Launch("combine_kernel", 3)], [Launch("backward_kernel", 9)])
+    step = Step(
+        [CountedLaunch("forward_kernel", 7), CountedLaunch("combine_kernel", 3)], [CountedLaunch("backward_kernel", 9)]
+    )
     assert static.count_of(CASE, OURS["triton"], step, (100, 1000), (30, 50)).forward == (100, 2, 30)
     kernels = ("position_blocks.statistics", 3), ("position_blocks.forward", 4), ("gradient.backward", 5)
     issued = [Issue(kernel, 1, 1, Counter({"MUFU": slots})) for kernel, slots in (*kernels, ("masks.mask", 6))]

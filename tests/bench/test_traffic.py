@@ -1,4 +1,4 @@
-"""What the kernels ask of memory, counted in Triton's interpreter: the bytes, where they lie, and how they grow."""
+"""Memory traffic of the kernels, counted in Triton's interpreter: the bytes, their places, and how they grow."""
 
 from unittest.mock import patch
 

@@ -41,7 +41,7 @@ SMALL = {
     "bench run": "--cases '512x7x7 (88x2 + 112x3) float32 contiguous' --no-sweeps --turns 1 --modes both",
     "bench report": "--results bench/results",
 }
-"""What is put at the end of a command that begins like this; of several, the first counts."""
+"""Options to append to a command that begins like this; of several, the first counts."""
 
 OUTSIDE = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "GIT_", "COV_"))}
 OUTSIDE["GIT_CONFIG_GLOBAL"] = os.devnull
@@ -82,7 +82,7 @@ def run(command: str) -> None:
         case ["torchrun", *arguments]:
             torchrun = (sys.executable, "-m", "torch.distributed.run", *arguments, "--device", "cpu")
             process = subprocess.Popen(torchrun, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
-            guard = threading.Timer(300, process.terminate)  # it ends its processes when it is told to end
+            guard = threading.Timer(300, process.terminate)  # SIGTERM makes it end its processes
             guard.start()
             status = process.wait()
             guard.cancel()

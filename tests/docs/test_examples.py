@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -36,19 +37,7 @@ def test_cub_with_timm_trains_from_the_folder_to_an_accuracy(tmp_path: Path) -> 
     pytest.importorskip("timm")
     images = {number: (number % 4 + 1, number % 3 > 0) for number in range(1, 25)}
     writers.write_cub(tmp_path, [f"{number:03}.Bird" for number in range(1, 5)], images, draw)
-    options = (
-        "--model",
-        "test_resnet",
-        "--from-scratch",
-        "--pixels",
-        64,
-        "--epochs",
-        2,
-        "--batch-size",
-        4,
-        "--workers",
-        0,
-    )
+    options = shlex.split("--model test_resnet --from-scratch --pixels 64 --epochs 2 --batch-size 4 --workers 0")
     lines = run("cub_timm.py", tmp_path, tmp_path / "CUB_200_2011", *options).splitlines()
     found = [
         re.fullmatch(r"epoch (\d): loss [\d.]+, L_dis [\d.]+, L_div ([\d.]+), test accuracy ([\d.]+) %", line)

@@ -1,4 +1,4 @@
-"""Which backend computes, what happens without Triton, and what importing the package brings along."""
+"""The choice of the backend, the package without Triton, and what importing it brings along."""
 
 import subprocess
 import sys
@@ -79,7 +79,7 @@ def gpus(monkeypatch):
 
 
 def choices(name, devices):
-    """Whether the kernels compute on each device, and the texts of the warnings."""
+    """The choice on each device, and the texts of the warnings."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         chosen = [backend.uses_kernels(name, torch.device(device)) for device in devices]

@@ -253,7 +253,7 @@ def test_all_samples_ignored():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
 def test_class_probabilities(dtype):
-    """As mixup makes them: the cross-entropy of either label, in proportion."""
+    """Probabilities as mixup makes them: the cross-entropy of either label, in proportion."""
     features, other = signed(), torch.tensor([1, 1, 0, 3])
     mixed = 0.75 * one_hot(TARGETS, 7) + 0.25 * one_hot(other, 7)
     found = mc_loss(features, mixed.to(dtype), GROUPS, drop=0).discriminality

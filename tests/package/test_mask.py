@@ -19,7 +19,7 @@ DROPS = {
     "fraction": (0.4, [1, 0, 1, 2, 0, 0, 4]),
     "large fraction": (0.99, [2, 0, 2, 6, 0, 1, 9]),
     "fraction 0": (0.0, [0] * 7),
-    "one number a class": ([2, 0, 1, 6, 0, 1, 9], [2, 0, 1, 6, 0, 1, 9]),
+    "one number per class": ([2, 0, 1, 6, 0, 1, 9], [2, 0, 1, 6, 0, 1, 9]),
     "tuple": ((0, 0, 0, 0, 0, 0, 1), [0, 0, 0, 0, 0, 0, 1]),
 }
 
@@ -288,11 +288,11 @@ def test_a_mask_is_the_callers_own():
         (1.0, ValueError, r"fraction in \[0, 1\).*got the fraction 1\.0"),
         (-0.1, ValueError, r"got the fraction -0\.1"),
         (float("nan"), ValueError, r"got the fraction nan"),
-        ([1, 0], ValueError, r"one integer a class; got 2 integers for 7 classes"),
+        ([1, 0], ValueError, r"one integer per class; got 2 integers for 7 classes"),
         ([1, 0, 1, 7, 0, 1, 5], ValueError, r"takes 7 from class 3, which has 7"),
         (None, TypeError, r"got None"),
         (True, TypeError, r"got True"),
-        ([0.5] * 7, TypeError, r"one integer a class; got .0\.5"),
+        ([0.5] * 7, TypeError, r"one integer per class; got .0\.5"),
     ],
     ids=str,
 )

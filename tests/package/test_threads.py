@@ -59,7 +59,7 @@ def test_any_number_of_threads_gives_the_same(threads: int, layout: str, groups:
 
 
 def test_a_forked_process_starts_threads_of_its_own() -> None:
-    """As the workers of a `DataLoader` are: the parent's threads are not there."""
+    """A fork, like a worker of a `DataLoader`, does not have the parent's threads."""
     script = """
 import os, torch
 from mcl_triton import ChannelGroups, channel_pool

@@ -520,7 +520,7 @@ def be_killed(*_) -> None:
     os._exit(1)
 
 
-def test_a_killed_process_is_told(options, tmp_path, monkeypatch, capsys):
+def test_a_killed_process_is_reported(options, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(parallel_runs, "_train_one", be_killed)
     assert main(["ablation", *options, "--seeds", "3", "--folder", str(tmp_path)]) == 1
     assert "a process that trained was killed" in capsys.readouterr().err

@@ -208,13 +208,13 @@ def test_files_that_do_not_fit(change, message, tmp_path):
 def test_files_that_are_no_state_dict(tmp_path):
     path = tmp_path / "weights.pth"
     torch.save(get_model("resnet18"), path)  # pickled code
-    with pytest.raises(ValueError, match=r"holds no state_dict; write one by torch\.save"):
+    with pytest.raises(ValueError, match=r"has no state_dict; write one by torch\.save"):
         torchvision_backbone("resnet18", path)
     torch.save(get_model("resnet18").state_dict(), path)
     whole = path.read_bytes()
     for content in (b"", whole[:5000], whole[: len(whole) // 2]):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="holds no state_dict"):
+        with pytest.raises(ValueError, match="has no state_dict"):
             torchvision_backbone("resnet18", path)
     torch.save([torch.zeros(1)], path)
     with pytest.raises(ValueError, match="must hold a state_dict, names to tensors; got list"):
@@ -369,7 +369,7 @@ def test_the_loss_is_given_made_or_left_out():
 
 
 class Extractor(nn.Module):
-    """Of which one batch norm is frozen."""
+    """An extractor of which one batch norm is frozen."""
 
     def __init__(self):
         super().__init__()

@@ -9,7 +9,7 @@ from reference.channels.boxes import locate
 
 
 def drawn(*rows: str) -> torch.Tensor:
-    """A map of digits, one a position; a dot is 0."""
+    """A map of digits, one per position; a dot is 0."""
     return torch.tensor([[float(digit.replace(".", "0")) for digit in row] for row in rows])
 
 

@@ -206,8 +206,6 @@ def test_unfinished_files_of_killed_processes_are_removed(tmp_path):
 def test_a_new_run_does_not_overwrite_another(trained, tmp_path):
     path = changed(trained, "step", 8, tmp_path)
     before = path.read_bytes()
-    with pytest.raises(
-        ValueError, match=f"{tmp_path} holds a run: resume it by `python -m reference resume {tmp_path}`"
-    ):
+    with pytest.raises(ValueError, match=f"{tmp_path} has a run: resume it by `python -m reference resume {tmp_path}`"):
         train_network(small_network(), *small_data(), SETTINGS, tmp_path, progress=False)
     assert path.read_bytes() == before

@@ -30,7 +30,7 @@ def ctrl_c_raises():
 
 @pytest.fixture
 def options(tmp_path, monkeypatch):
-    """Of a run that works, in a folder of its own."""
+    """Options of a run that works, in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     return ["train", *OPTIONS, "--data", str(write_images(tmp_path / "images"))]
 
@@ -94,7 +94,7 @@ WRONG = [
     ("train --epochs 3", "train needs --recipe NAME"),
     ("train --recipe cub-resnet51", "there is no recipe 'cub-resnet51'; the nearest are cub-resnet50,"),
     ("train --recipe mine.toml", "there is no recipe mine.toml"),
-    ("train --recipe cub-resnet18", "CUB-200-2011 needs --data FOLDER, the folder that holds its files"),
+    ("train --recipe cub-resnet18", "CUB-200-2011 needs --data FOLDER, the folder with its files"),
     ("train --dataset folder --transform from_scratch", "images needs --data"),
     ("train --dataset folder --data X --epochs 0", "epochs must be at least 1; got 0"),
     ("train --dataset folder --data X --workers -1", "workers must be at least 0; got -1"),
@@ -179,7 +179,7 @@ def test_wrong_options_are_found_before_a_folder_that_holds_a_run(options, tmp_p
     assert main([*options, "--folder", "run", "--epochs", "0"]) == 2
     assert "epochs must be at least 1" in capsys.readouterr().err
     assert main([*options, "--folder", "run"]) == 1
-    assert "run holds a run: resume it by `python -m reference resume run`." in capsys.readouterr().err
+    assert "run has a run: resume it by `python -m reference resume run`." in capsys.readouterr().err
 
 
 def test_a_file_for_a_folder(options, tmp_path, capsys):
@@ -200,7 +200,7 @@ def test_nothing_to_resume(tmp_path, capsys):
 # Interruptions
 
 
-def test_ctrl_c_tells_how_to_resume(options, tmp_path, monkeypatch, capsys):
+def test_ctrl_c_prints_how_to_resume(options, tmp_path, monkeypatch, capsys):
     train_set, test_set = small_data()
     original, reads = type(train_set).__getitem__, []
 

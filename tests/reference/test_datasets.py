@@ -137,7 +137,7 @@ def test_hidden_files_and_folders_are_no_images(tmp_path):
         assert dataset.classes == ["Auk", "sea eagle"]
 
 
-def test_a_class_whose_images_are_all_hidden_is_told(tmp_path):
+def test_a_class_whose_images_are_all_hidden_is_reported(tmp_path):
     write_folder(tmp_path)
     for path in (tmp_path / "train" / "Auk").iterdir():
         path.rename(path.with_name(f"._{path.name}"))
@@ -270,7 +270,7 @@ def test_boxes_that_are_none(root, box):
 def test_a_box_outside_its_picture(root):
     path = root / "CUB_200_2011" / "bounding_boxes.txt"
     path.write_text(path.read_text().replace("\n2 5.0 7.5 22.2 30.0\n", "\n2 43.0 5.0 9.0 9.0\n"))
-    with pytest.raises(ValueError, match=r"Bird 0002\.jpg .* lies outside its 42×60 pixels"):
+    with pytest.raises(ValueError, match=r"Bird 0002\.jpg .* is outside its 42×60 pixels"):
         load("cub-boxes", root, "test")[0]
 
 
@@ -562,12 +562,12 @@ def test_a_broken_matlab_file_is_named(root, name, damage):
         path.write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(400))
     elif damage == "other variable":
         savemat(path, {"other": np.zeros(3)})
-        with pytest.raises(ValueError, match=rf"{path.name} must hold the variable '\w+'; it holds other\."):
+        with pytest.raises(ValueError, match=rf"{path.name} must have the variable '\w+'; it has other\."):
             load(name, root, "train")
         return
     else:
         path.write_bytes(content[: len(content) * damage // 8])
-    with pytest.raises(ValueError, match=rf"{path.name} (cannot be read as a MATLAB file|must hold)"):
+    with pytest.raises(ValueError, match=rf"{path.name} (cannot be read as a MATLAB file|must have)"):
         load(name, root, "train")
 
 

@@ -234,7 +234,7 @@ def test_torchrun_and_ctrl_c(tmp_path):
     process = subprocess.Popen(
         command, cwd=root, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
-    guard = threading.Timer(300, process.terminate)  # torchrun ends its processes when it is told to end
+    guard = threading.Timer(300, process.terminate)  # on SIGTERM torchrun ends its processes
     guard.start()
     try:
         for line in process.stderr:

@@ -66,7 +66,7 @@ def test_autocast_around_a_layer(backend, device):
 
 @with_either
 def test_scaled_gradients_that_overflow(backend, device):
-    """The scaler sees the overflow, skips the step and lowers the scale, until float16 holds the gradient."""
+    """The scaler skips steps that overflow and lowers the scale, until float16 has the range of the gradient."""
     layer, images, targets = make_layer(device)
     module = MCLoss(GROUPS, drop=0, backend=backend)
     before = [parameter.detach().clone() for parameter in layer.parameters()]
@@ -181,7 +181,7 @@ def graphs():
 
 
 def captured(step):
-    """The graph of a step, and what the step returns, as PyTorch's notes tell to capture it."""
+    """The graph of a step, and what the step returns, captured as in PyTorch's notes."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

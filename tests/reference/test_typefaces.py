@@ -176,7 +176,7 @@ def test_a_font_that_is_not_installed(monkeypatch):
 
 def test_other_data_sets_need_a_folder():
     for name in DATASETS.keys() - {"typefaces"}:
-        with pytest.raises(ValueError, match=r"needs --data FOLDER, the folder that holds its files\.\nGet"):
+        with pytest.raises(ValueError, match=r"needs --data FOLDER, the folder with its files\.\nGet"):
             load(name, None, "train")
 
 

@@ -39,7 +39,7 @@ def load_recipe(recipe: str | Path) -> Settings:
         recipe: one of ``RECIPES``, or a TOML file of one's own.
 
     Raises:
-        ValueError: there is no such recipe, or a file holds what is no setting; the message says what is near.
+        ValueError: there is no such recipe, or a file has an unknown setting; the message has the nearest names.
         FileNotFoundError: there is no such file.
     """
     values = _values(recipe, Path())
