@@ -9,8 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .images import Images, Transform
-from .labels import class_indices
-from .mat import read_mat
+from .mat import class_indices, read_mat
 from .source import Sizes, Source
 
 _TEST_ANNOTATIONS = "cars_test_annos_withlabels.mat"

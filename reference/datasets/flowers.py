@@ -10,8 +10,7 @@ from itertools import chain
 from pathlib import Path
 
 from .images import Images, Transform
-from .labels import class_indices
-from .mat import read_mat
+from .mat import class_indices, read_mat
 from .source import Sizes, Source
 
 _PARTS = {"train": ("trnid", "valid"), "test": ("tstid",)}

@@ -12,12 +12,11 @@ from ..datasets.images import examples
 from ..datasets.transforms import photograph
 from ..figures.moving_channels import Moment, draw_moving_channels
 from ..figures.own_channels import Maps, images_and_classes, own_maps
-from ..figures.style import CROSS_ENTROPY, MC_LOSS
 from ..model.network import MCNetwork
 from ..training.build import build_network, load_data
 from ..training.checkpoint import Row
 from ..training.environment import environment
-from ..training.settings import Settings
+from ..training.settings import CROSS_ENTROPY, MC_LOSS, Settings
 from ..training.trainer import train
 from .demo import demo_plan
 from .table import sources

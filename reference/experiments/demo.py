@@ -12,12 +12,11 @@ from ..commands import Demo
 from ..datasets import Labelled
 from ..datasets.images import examples
 from ..datasets.transforms import photograph
-from ..figures.style import CROSS_ENTROPY, MC_LOSS
 from ..model.network import MCNetwork
 from ..training.build import load_test_data
 from ..training.checkpoint import load_network
 from ..training.run_folder import CHECKPOINT
-from ..training.settings import Settings
+from ..training.settings import CROSS_ENTROPY, MC_LOSS, Settings
 from . import experiment
 from .plan import Plan, run_name, vary
 from .results import Results

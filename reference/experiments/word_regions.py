@@ -45,8 +45,7 @@ def measure(path: Path) -> tuple[str, dict[str, float]]:
     dataset = load_test_data(settings)
     if not isinstance(dataset, Typefaces):
         raise ValueError(f"{path} must be of a run on typefaces, whose letters are known; got {settings.dataset}.")
-    loss = "cross-entropy + MC-Loss" if any(settings.weights) else "cross-entropy"
-    return loss, measures(network, dataset, settings.seed)
+    return settings.loss, measures(network, dataset, settings.seed)
 
 
 @torch.inference_mode()

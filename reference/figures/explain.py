@@ -20,7 +20,6 @@ from ..training.build import picture_transform
 from ..training.checkpoint import load_network
 from .explanation_figure import Panel, explanation_figure
 from .explorer import write_explorer
-from .style import CROSS_ENTROPY, MC_LOSS
 from .theme import LIGHT, save_one
 
 
@@ -110,8 +109,7 @@ def show(viewer: Viewer, picture: Image.Image, true_class: str | None) -> Panel:
 def load_viewer(path: Path) -> Viewer:
     """The network of a checkpoint, named after the checkpoint and its loss."""
     network, settings, classes = load_network(path)
-    loss = MC_LOSS if any(settings.weights) else CROSS_ENTROPY
-    name = f"{loss} ({'/'.join(path.parts[-2:])})"
+    name = f"{settings.loss} ({'/'.join(path.parts[-2:])})"
     return Viewer(name, network, picture_transform(settings, training=False), classes)
 
 

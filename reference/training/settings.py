@@ -12,6 +12,8 @@ from ..model.names import SMALL, WIDENED_BACKBONES
 Dataset = Literal[tuple(DATASETS)]  # type: ignore[valid-type]
 Drop = Literal["half"] | int | float
 
+CROSS_ENTROPY, MC_LOSS = "cross-entropy", "cross-entropy + MC-Loss"
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -136,6 +138,11 @@ class Settings:
         )
         require(self.threads >= 0, "threads", "at least 0")
         require(0 <= self.seed < 2**63, "seed", "from 0 to below 2^63")
+
+    @property
+    def loss(self) -> str:
+        """The name of the loss in tables and figures."""
+        return MC_LOSS if any(self.weights) else CROSS_ENTROPY
 
     def evaluated_epochs(self) -> list[int]:
         """The epochs after which the network is evaluated, counted from 1; the last one always is."""
