@@ -42,7 +42,7 @@ def main(options: Ablation) -> None:
     paths = save(partial(ablation_figure, results), options.figures or options.folder, "ablation")
     print(f"\npicture: {', '.join(map(str, paths))}")
     if not options.redraw:
-        print(f"numbers: {options.folder / 'results.json'}, {options.folder / 'results.csv'}")
+        print(f"numbers: {options.folder / 'results.json'}")
         print(f"{len(results.rows)} runs; {time.perf_counter() - started:.0f} seconds in all")
 
 

@@ -38,7 +38,7 @@ def main(options: Demo) -> None:
     paths = draw(results, options.folder, options.figures or options.folder)
     print(f"\npicture: {paths[0]}, {paths[1]}")
     print(f"explore: {paths[2]} in a browser")
-    print(f"numbers: {options.folder / 'results.json'}, {options.folder / 'results.csv'}")
+    print(f"numbers: {options.folder / 'results.json'}")
     print(f"runs:    {options.folder}/*/, each with its checkpoint and its metrics")
     print(f"{time.perf_counter() - started:.0f} seconds in all")
 

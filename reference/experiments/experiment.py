@@ -16,7 +16,7 @@ from .results import Results, write
 
 
 def run_and_write(plan: Plan, options: Experiment) -> Results:
-    """`run` by the options of a command, and write ``results.json`` and ``results.csv``."""
+    """`run` by the options of a command, and write ``results.json``."""
     try:
         results = run(plan, options.folder, options.processes, options.device, options.workers)
     except KeyboardInterrupt:

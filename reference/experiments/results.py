@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -50,7 +49,7 @@ class Results:
 
 
 def write(path: Path, results: Results) -> None:
-    """Everything as JSON, and beside it the runs as CSV."""
+    """Write everything as JSON."""
     plan = results.plan
     base = replace(plan.base, data="")
     runs = [
@@ -77,14 +76,6 @@ def write(path: Path, results: Results) -> None:
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
-    with open(path.with_suffix(".csv"), "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        measures = list(results.rows[plan.settings()[0]])
-        writer.writerow(["run", *measures])
-        writer.writerows(
-            [run_name(plan.base, settings), *(results.rows[settings][name] for name in measures)]
-            for settings in plan.settings()
-        )
 
 
 def read(path: Path) -> Results:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
@@ -313,12 +312,6 @@ def test_results_come_back_as_they_were(tmp_path):
     del results.rows[lacking]["test_overlap"]
     assert found.rows == results.rows
     json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)
-    with open(tmp_path / "results.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == len(results.rows)
-    for settings, row in zip(PLAN.settings(), rows, strict=True):
-        assert row["run"] == run_name(BASE, settings)
-        assert float(row["test_accuracy"]) == results.rows[settings]["test_accuracy"]
 
 
 def test_where_the_data_lie_is_no_part_of_the_results(tmp_path):

@@ -156,9 +156,9 @@ def test_nothing_is_trained_twice_and_a_picture_that_cannot_be_written(finished,
     assert {path.parent.name for path in checkpoints} == {
         run_name(SETTINGS, settings) for settings in demo.demo_plan(SETTINGS, (3, 8)).settings()
     }
-    figures = ["--figures", str(folder / "results.csv")]
+    figures = ["--figures", str(folder / "results.json")]
     assert main(["demo", *OPTIONS, "--seeds", "3", "8", "--folder", str(folder), *figures]) == 1
-    assert f"File exists: '{folder / 'results.csv'}'" in capsys.readouterr().err
+    assert f"File exists: '{folder / 'results.json'}'" in capsys.readouterr().err
     assert checkpoints == {path: path.stat().st_mtime_ns for path in folder.glob("*/checkpoint.pt")}
 
 

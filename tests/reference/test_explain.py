@@ -242,17 +242,6 @@ def test_no_such_class(checkpoints, image, capsys):
     assert error.startswith("error: there is no class 'Bird 7' among the network's 10; the nearest are bird 7, ")
 
 
-def test_an_image_that_cannot_be_read(checkpoints, tmp_path, capsys):
-    path = tmp_path / "broken.jpg"
-    path.write_bytes(b"no picture")
-    arguments = ["--checkpoint", str(checkpoints[0]), "--output", str(tmp_path / "none")]
-    assert main(["explain", str(path), *arguments]) == 1
-    assert f"{path} cannot be read as an image" in capsys.readouterr().err
-    assert main(["explain", str(tmp_path / "missing.jpg"), *arguments]) == 1
-    assert f"there is no image {tmp_path / 'missing.jpg'}" in capsys.readouterr().err
-    assert not (tmp_path / "none").exists()
-
-
 def test_a_folder_that_cannot_be_made(checkpoints, image, tmp_path, capsys):
     (tmp_path / "file").touch()
     assert main(["explain", str(image), "--checkpoint", str(checkpoints[0]), "--output", str(tmp_path / "file")]) == 1
