@@ -57,8 +57,8 @@ bench: $(BIN)/.installed  ## time the loss on this machine: the rows of the READ
 	$(BIN)/python -m bench run --compiled --modes both $(ARGS)
 
 performance: $(BIN)/.installed  ## measure all shapes on this machine, redraw the figures and tables of the pages
-	$(BIN)/python -m bench run --full --output bench/results $(ARGS)
-	$(BIN)/python -m bench run --full --compiled --cases CUB --no-sweeps --output bench/results $(ARGS)
+	$(BIN)/python -m bench run --full --modes both --output bench/results $(ARGS)
+	$(BIN)/python -m bench run --full --modes both --compiled --cases CUB --no-sweeps --output bench/results $(ARGS)
 	$(BIN)/python -m bench report
 
 clean:  ## remove the environment and everything that was built or trained

@@ -23,9 +23,11 @@ from torch.nn.functional import max_pool2d_with_indices
 
 from .backend import working_dtype
 
-# Elements of a block. Smaller ones leave more of the time to Python. Features of fewer are one block, whose operators
-# PyTorch divides among its own threads: to deal blocks takes longer there.
+# Elements of a block. Smaller ones leave more of the time to Python.
 BLOCK_SIZE = 1 << 20
+# With several threads, features of at most so many blocks are one block, whose operators PyTorch divides among them: to
+# deal blocks takes longer there. In other layouts than the contiguous one there are more operators, each with a wait.
+BLOCKS_IN_ONE = {True: 4, False: 2}  # by whether the features are contiguous
 
 
 def forward(
@@ -255,9 +257,10 @@ class _Block(NamedTuple):
 def _blocks(maps: Tensor, runs: Sequence[int]) -> list[_Block]:
     """Cut (B, N, P) features into blocks of several samples, or of some classes of one sample if that is too large."""
     batch, channels, positions = maps.shape
-    largest = maps.numel()
-    if maps.device.type == "cpu" and largest > BLOCK_SIZE:
-        largest = min(BLOCK_SIZE, largest // torch.get_num_threads())
+    largest, threads = maps.numel(), torch.get_num_threads()
+    in_one = BLOCKS_IN_ONE[maps.is_contiguous()] if threads > 1 else 1
+    if maps.device.type == "cpu" and largest > in_one * BLOCK_SIZE:
+        largest = min(BLOCK_SIZE, largest // threads)
     by_size = list(zip(runs[::2], runs[1::2], strict=True))
     is_mixed = len(by_size) > len(set(runs[1::2]))
     if is_mixed:  # the classes of each size are brought together

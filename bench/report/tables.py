@@ -21,7 +21,16 @@ NO_LOSS = "no MC-Loss"  # the provider of a training step without one
 
 def speed(results: Table) -> list[str]:
     """For each device, our time of a step on the shapes of CUB, and how many times as long the others take."""
-    steps = shown(where(results, mode="both", known="measured", busy=0))
+    return _by_device(where(results, mode="both", known="measured", busy=0))
+
+
+def busy(results: Table) -> list[str]:
+    """`speed` while as many other processes spin as there are cores."""
+    return _by_device(where(results[results.busy > 0], mode="both", known="measured"))
+
+
+def _by_device(results: Table) -> list[str]:
+    steps = shown(results)
     lines = []
     devices = [here for _, here in steps.groupby(DEVICE, sort=False)]
     for here in sorted(devices, key=lambda here: here.iloc[0].threads > 0):  # a GPU has none, and leads
@@ -99,6 +108,7 @@ def training_step(results: Table) -> list[str]:
 
 TABLES: dict[str, Callable[[Table], list[str]]] = {
     "speed": speed,
+    "busy": busy,
     "ranges": ranges,
     "accuracy": accuracy,
     "counted": counted,

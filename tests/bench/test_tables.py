@@ -68,6 +68,16 @@ def test_the_table_of_speed_has_each_device_a_gpu_first_and_a_dash_for_what_was_
     ]
 
 
+def test_the_table_of_busy_cores_has_only_what_was_measured_on_them() -> None:
+    assert tables.busy(frame([*MEASURED, row("wall", 40.0, **EAGER, busy=2)])) == [
+        "**Some CPU, 2 threads** (Python 3, torch 9, triton 7; commit abc; 2026-01-02.)",
+        "",
+        "|  | features |  | ours, eager | official |",
+        "| --- | --- | --- | --- | --- |",
+        f"{OF_CASE} 40 ms | 77.00× (38.50–154.00) |",
+    ]
+
+
 def test_the_ranges_are_over_all_real_shapes() -> None:
     others = [
         replace(real_cases(4)[f"{name}, ResNet50, 448 pixels"], dtype=torch.bfloat16, layout="channels_last")

@@ -48,6 +48,15 @@ def test_backward_takes_the_gradient_and_less_than_four_blocks(shape: str, layou
     assert features.nbytes <= peak < features.nbytes + 4 * BLOCK_BYTES
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_features_in_one_block_take_less_than_four_times_their_size(layout: str) -> None:
+    """With several threads, which share the operators of that block."""
+    torch.set_num_threads(2)
+    features, groups, mask = features_and_mask("from-scratch", layout)
+    peak = peak_bytes(lambda: sum(channel_pool(features.requires_grad_(), groups, mask)).sum().backward())
+    assert peak < features.nbytes + 4 * 4 * features.numel()
+
+
 @pytest.mark.parametrize("per_sample", [False, True])
 def test_forward_saves_its_arguments_the_softmax_and_the_winners(per_sample: bool) -> None:
     groups = ChannelGroups.split(64, 10)

@@ -45,8 +45,8 @@ def test_the_first_of_identical_channels_takes_the_whole_gradient(
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("groups", [ChannelGroups.uniform(200, 3), ChannelGroups.split(512, 200)], ids=str)
 def test_any_number_of_threads_gives_the_same(threads: int, layout: str, groups: ChannelGroups) -> None:
-    features = torch.randn(16, groups.num_channels, 14, 14).relu().contiguous(memory_format=LAYOUTS[layout])
-    targets, mask = torch.randint(groups.num_classes, (16,)), sample_channel_mask(groups)
+    features = torch.randn(44, groups.num_channels, 14, 14).relu().contiguous(memory_format=LAYOUTS[layout])
+    targets, mask = torch.randint(groups.num_classes, (44,)), sample_channel_mask(groups)
 
     def loss_and_gradient() -> tuple[Tensor, Tensor]:
         leaf = features.detach().requires_grad_()
@@ -64,7 +64,7 @@ def test_a_forked_process_starts_threads_of_its_own() -> None:
 import os, torch
 from mcl_triton import ChannelGroups, channel_pool
 torch.set_num_threads(2)
-features, groups = torch.rand(48, 30, 28, 28), ChannelGroups.uniform(10, 3)  # more than a block
+features, groups = torch.rand(192, 30, 28, 28), ChannelGroups.uniform(10, 3)  # many blocks
 expected = channel_pool(features, groups)
 if child := os.fork():
     raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
