@@ -15,19 +15,25 @@ from reference.formulas import paper as oracle
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # where the kernels are interpreted
 
 
-def in_functional_mode(call, *tensors):
-    with FunctionalTensorMode():
-        call(*tensors)
-
-
 def in_fake_mode(call, *tensors):
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         call(*map(mode.from_tensor, tensors))
 
 
-def in_inference_mode(call, *tensors):
-    with torch.inference_mode():
+def within(context):
+    def run(call, *tensors):
+        with context():
+            call(*tensors)
+
+    return run
+
+
+def with_default_dtype(call, *tensors):
+    torch.set_default_dtype(torch.float64)
+    try:
         call(*tensors)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def exported(call, *tensors):
@@ -52,9 +58,12 @@ TRANSFORMS = {
     "vmap": lambda call, *tensors: torch.func.vmap(call, randomness="same")(*(tensor[None] for tensor in tensors)),
     "grad": differentiated,
     "jvp": differentiated_forward,
-    "functional mode": in_functional_mode,
+    "functional mode": within(FunctionalTensorMode),
     "fake mode": in_fake_mode,
-    "inference mode": in_inference_mode,
+    "inference mode": within(torch.inference_mode),
+    "no gradients": within(torch.no_grad),
+    "default device": within(lambda: torch.device("meta")),
+    "default dtype": with_default_dtype,
     "make_fx": lambda call, *tensors: make_fx(call, tracing_mode="symbolic")(*tensors),
     "export": exported,
     "compile": lambda call, *tensors: torch.compile(call, fullgraph=True, backend="aot_eager")(*tensors),

@@ -222,45 +222,6 @@ def test_a_schedule_of_drops_keeps_few_tables(by_kernels):
     assert len(kept) == len({(step * 4 // 1000, step * 3 // 1000, step * 10 // 1000) for step in range(1000)})
 
 
-# Tables that are kept must not carry a mode out of it
-
-
-def train_once(groups):
-    features = torch.randn(4, groups.num_channels, 3, 3, requires_grad=True)
-    mc_loss(features, torch.tensor([0, 1, 2, 2]), groups, drop="half").loss.backward()
-    assert features.grad.isfinite().all()
-    assert features.grad.any()
-    mask = sample_channel_mask(groups)
-    assert type(mask) is torch.Tensor
-    assert not mask.is_inference()
-    assert zeros_in_each_group(mask, groups) == [[size // 2 for size in groups.sizes]]
-
-
-def test_first_use_without_gradients():
-    groups = ChannelGroups([4, 3, 6])
-    with torch.no_grad():
-        mc_loss(torch.randn(2, 13, 3, 3), torch.tensor([0, 1]), groups)
-    train_once(groups)
-
-
-def test_first_use_with_another_default_device():
-    groups = ChannelGroups([4, 3, 8])
-    with torch.device("meta"):
-        sample_channel_mask(groups)
-        mc_loss(torch.randn(2, 15, 3, 3), torch.tensor([0, 1]), groups)
-    train_once(groups)
-
-
-def test_first_use_with_another_default_dtype():
-    groups = ChannelGroups([4, 3, 9])
-    torch.set_default_dtype(torch.float64)
-    try:
-        assert sample_channel_mask(groups).dtype == torch.float32
-    finally:
-        torch.set_default_dtype(torch.float32)
-    train_once(groups)
-
-
 def test_no_table_is_ever_made_again():
     """A CUDA graph that was captured with one goes on to read it, however many others are made."""
     table_of = once_per_device(lambda number: torch.tensor([number]))
