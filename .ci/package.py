@@ -1,4 +1,4 @@
-"""Build the wheel and the sdist, and look at them as somebody does who has nothing else: `make package`.
+"""Build the wheel and the sdist, and use them without the repository: `make package`.
 
 The environments that the wheel is installed into see the packages that are installed here, by links, so that nothing
 large is fetched: all but mcl_triton, and in one of them all but Triton, and NumPy, which Triton's interpreter needs.

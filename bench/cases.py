@@ -96,7 +96,7 @@ class Case:
 
 
 def real_cases(batch: int = 32) -> dict[str, Case]:
-    """Features of the networks that people train on the four data sets, by name."""
+    """Features of networks that are common on the four data sets, by name."""
     cases = [
         Case(batch, ChannelGroups.split(channels, classes), side, data_set=data_set, network=network, pixels=pixels)
         for data_set, classes in CLASSES.items()
@@ -142,7 +142,7 @@ def sweeps() -> dict[str, dict[int, Case]]:
 
 
 def line_of(case: Case) -> str:
-    """A case for people."""
+    """A case with its name."""
     return f"{case.name}: {case}"
 
 

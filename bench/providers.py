@@ -75,12 +75,12 @@ class Provider:
 
     @property
     def label(self) -> str:
-        """For people, for example "ours, triton, compiled"."""
+        """Name in tables and figures, for example "ours, triton, compiled"."""
         return label(self.name, self.backend, self.compiled)
 
 
 def label(provider: str, backend: str, compiled: bool) -> str:
-    """An implementation for people, for example "ours, triton, compiled"."""
+    """Name of an implementation in tables and figures, for example "ours, triton, compiled"."""
     return ", ".join([provider, *[backend] * bool(backend), *["compiled"] * compiled])
 
 
@@ -135,7 +135,7 @@ FORMULAS = (Provider("official", official), Provider("plain", plain))
 
 
 def providers(device: torch.device, *, compiled: bool, own: tuple[Provider, ...] = ()) -> tuple[Provider, ...]:
-    """Everyone who can run on a device, ours first: the first is what the others are compared with.
+    """Providers that can run on a device, ours first: the first is what the others are compared with.
 
     Args:
         device: of the features.
@@ -143,12 +143,12 @@ def providers(device: torch.device, *, compiled: bool, own: tuple[Provider, ...]
         own: further ones.
     """
     ours = [OURS["triton"]] * (device.type == "cuda") + [OURS["eager"]]
-    everyone = [*ours, *FORMULAS, *own]
+    found = [*ours, *FORMULAS, *own]
     if compiled:
-        everyone += [replace(one, loss=torch.compile(one.loss), compiled=True) for one in everyone]
+        found += [replace(one, loss=torch.compile(one.loss), compiled=True) for one in found]
     if find_spec("holocron"):
-        everyone.append(Provider("Holocron", holocron, takes_masks=False, takes_ragged_groups=False))
-    return tuple(everyone)
+        found.append(Provider("Holocron", holocron, takes_masks=False, takes_ragged_groups=False))
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class Verdict:
     """The comparison of a provider with the oracle.
 
     Attributes:
-        mistake: the first disagreement, for people; None without one.
+        mistake: the first disagreement, as text; None without one.
         error: ‖dF − true dF‖ / ‖true dF‖, infinite for NaN; None for a provider that raised an exception.
     """
 
@@ -178,7 +178,7 @@ def verdict_on(provider: Provider, inputs: Inputs, truth: tuple[Tensor, Tensor])
     """Compare a provider's loss and gradient with the oracle's."""
     try:
         value, grad = (result.cpu() for result in inputs.step(provider.loss))
-    except Exception as error:  # whatever other people's code raises
+    except Exception as error:  # whatever the code of others raises
         return Verdict(f"{type(error).__name__}: {error}", None)
     true_value, true_grad = truth
     difference = grad - true_grad

@@ -213,7 +213,7 @@ def run_facts() -> dict[str, str]:
 
 
 def versions() -> str:
-    """The versions of this run, for people."""
+    """The versions of this run, as text."""
     facts = run_facts()
     return f"Python {facts['python']}, torch {facts['torch']}, triton {facts['triton'] or 'absent'}"
 

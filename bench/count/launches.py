@@ -72,7 +72,7 @@ class Step(NamedTuple):
         return len(self.forward) + len(self.backward)
 
     def text(self) -> str:
-        """The names, for people."""
+        """The names, as text."""
         names = [" ".join(launch.name for launch in of) for of in self]
         return f"  forward   {names[0]}\n  backward  {names[1]}"
 

@@ -48,7 +48,7 @@ class Amount(NamedTuple):
     Attributes:
         nbytes: read from and written to memory.
         launches: of kernels.
-        slots: instructions of warps; 0 where nobody counted them.
+        slots: instructions of warps; 0 where they are not counted.
     """
 
     nbytes: int
@@ -87,7 +87,7 @@ def all_cases() -> list[Case]:
 
 
 def count(compiling: ProcessPoolExecutor, cases: Sequence[Case]) -> list[Count]:
-    """Bytes, launches and instructions of everyone, case by case."""
+    """Bytes, launches and instructions of all providers, case by case."""
     compiled = [
         [
             compiling.submit(compiled_step, one.loss, case, one.name != "ours" and case.data_set == INSTRUCTIONS_OF)
@@ -102,8 +102,8 @@ def count(compiling: ProcessPoolExecutor, cases: Sequence[Case]) -> list[Count]:
     for case, (pooled, steps), of_case, issue in zip(cases, eager, compiled, issued, strict=True):
         own = pooled, slots_of(issue.result())
         compiled_ones = [replace(one, compiled=True) for one in PROVIDERS]
-        everyone = zip([*PROVIDERS, *compiled_ones], [*steps, *(step.result() for step in of_case)], strict=True)
-        counts += [count_of(case, one, step, *own) for one, step in everyone]
+        all_steps = zip([*PROVIDERS, *compiled_ones], [*steps, *(step.result() for step in of_case)], strict=True)
+        counts += [count_of(case, one, step, *own) for one, step in all_steps]
     return counts
 
 
@@ -131,7 +131,7 @@ def slots_of(issued: Iterable[Issue]) -> tuple[int, int]:
 
 
 def _count_eager(case: Case) -> tuple[tuple[int, int], list[Step]]:
-    """The bytes of our kernels, and everyone's step; in a worker that interprets."""
+    """The bytes of our kernels, and the step of each provider; in a worker that interprets."""
     return bytes_of_batch(case), [step_of(one.loss, case) for one in PROVIDERS]
 
 
@@ -177,7 +177,7 @@ def _facts(report: Report) -> dict[str, int]:
 
 
 def table_of_steps(rows: pd.DataFrame, cases: Iterable[Case]) -> Iterator[str]:
-    """Lines of text: the needs of everyone's step, case by case."""
+    """Lines of text: the needs of each provider's step, case by case."""
     columns = {"launches": "launches", "traffic": "bytes / |F|"}
     times = {"memory time": "bytes, µs", "issue time": "issue, µs", "modelled time": "model, µs"}
     for case in cases:

@@ -46,11 +46,11 @@ def measure(
     warm_up: int = 2,
     busy: int = 0,
 ) -> Rows:
-    """All results of one case; those who are wrong, or cannot take part, are printed.
+    """All results of one case; providers that are wrong, or cannot take part, are printed.
 
     Args:
         case: the features.
-        everyone: ratios are to the first, if that one is right.
+        everyone: the providers; ratios are to the first, if that one is right.
         device: where they compute.
         turns: measurements of each.
         modes: of `MODES`.
@@ -114,7 +114,7 @@ def device_facts(device: torch.device) -> dict[str, str | int]:
 
 
 def device_name(device: torch.device) -> str:
-    """A device for people: the GPU, or the processor and how many threads compute on it."""
+    """Name of a device: the GPU, or the processor and the number of threads that compute on it."""
     facts = device_facts(device)
     threads = facts.get("threads")
     return f"{facts['device']}, {threads} thread{'s' * (threads != 1)}" if threads else str(facts["device"])
@@ -181,7 +181,7 @@ def measure_apart(
     modes: Sequence[str],
     busy: int = 0,
 ) -> Rows:
-    """`measure` in a new process, with everyone who can take part, and your own providers by name."""
+    """`measure` in a new process, with all providers that can take part, and your own by name."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         return process.submit(_measure, case, device, threads, compiled, own, turns, modes, busy).result()
 

@@ -19,8 +19,8 @@ _BANNER = 20  # pixels
 class WithoutBanner(Images):
     """Pictures without their lowest 20 rows.
 
-    These name the photographer; the authors ask that they be removed for training and evaluation, as who took a
-    picture says something about what is on it.
+    These name the photographer, which says something about what is on the picture: the authors ask to remove them for
+    training and evaluation.
     """
 
     def cropped(self, picture: Image.Image, index: int) -> Image.Image:

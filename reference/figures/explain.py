@@ -28,7 +28,7 @@ class Viewer:
     """A network with what it takes to show it a picture.
 
     Args:
-        name: what people call it.
+        name: for titles.
         network: on the CPU.
         transform: an RGB picture of Pillow -> (image channels, H, W).
         classes: the names of its classes.

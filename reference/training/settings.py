@@ -176,7 +176,7 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
 
 
 def differences(settings: Settings, other: Settings) -> list[str]:
-    """The settings in which two runs differ, for people to read; the place of the data is left out."""
+    """Settings in which two runs differ, as texts; the place of the data is left out."""
     theirs = asdict(other)
     return [
         f"{name} {value} and {theirs[name]}"
