@@ -66,16 +66,17 @@ def forward(
             s = torch.softmax(x, 2, out=attention[block.channels] if saves and block.is_view else buffer)
             if saves and not block.is_view:
                 attention[block.channels] = s
-            diversity[block.classes] = maxima(block, s, 0).sum(2)
+            diversity[block.classes] = pooled(block, s, 0, torch.sum)
         if wants_scores:
             attended = x if kept is None else torch.mul(x, kept[block.channels], out=buffer)  # CWA: M·F
-            scores[block.classes] = maxima(block, attended, -1).mean(2)
+            scores[block.classes] = pooled(block, attended, -1, torch.mean)
 
-    def maxima(block: _Block, values: Tensor, number: int) -> Tensor:
-        by_size, places = zip(*(_maxima(own) for own in block.by_size(values)), strict=True)
+    def pooled(block: _Block, values: Tensor, number: int, over_positions: Callable[[Tensor, int], Tensor]) -> Tensor:
+        by_size, places = zip(*(_maxima(own, over_positions) for own in block.by_size(values)), strict=True)
         if saves:
-            winners[number][block.classes] = torch.cat([own.to(winners.dtype) for own in places], 1)
-        return torch.cat(by_size, 1)
+            own_winners = _joined(places)
+            winners[number][block.classes] = own_winners if block.is_view else own_winners.to(winners.dtype)
+        return _joined(by_size)
 
     _for_each(_blocks(maps, runs), pool)
     return scores, diversity, attention, winners
@@ -138,13 +139,13 @@ def backward(
         out.zero_()
         if grad_diversity is not None:
             dh = block.by_class(grad_diversity[block.classes])
-            places = block.by_class(winners[0][block.classes])
+            places = block.by_class(winners[0][block.classes].long())
             for own, own_places, own_dh in zip(block.by_size(out), places, dh, strict=True):
                 _add_at(own, own_places, own_dh)
             torch.ops.aten._softmax_backward_data(out, attention[block.channels], 2, dtype, grad_input=out)
         if grad_scores is not None:
             dg = block.by_class(grad_scores[block.classes] / out.shape[2])
-            places = block.by_class(winners[-1][block.classes])
+            places = block.by_class(winners[-1][block.classes].long())
             own_kept = [None] * len(dg) if kept is None else block.by_size(kept[block.channels])
             for own, own_places, own_dg, factor in zip(block.by_size(out), places, dg, own_kept, strict=True):
                 _add_at(own, own_places, own_dg, factor)
@@ -198,17 +199,25 @@ class _LayoutOfGradient(torch.autograd.Function):
         return grad.contiguous(memory_format=ctx.layout)
 
 
-def _maxima(groups: Tensor) -> tuple[Tensor, Tensor]:
-    """The maximum over the ξ channels of [b, n, ξ, P] groups, and which channel it is, each [b, n, P].
+def _maxima(groups: Tensor, over_positions: Callable[[Tensor, int], Tensor]) -> tuple[Tensor, Tensor]:
+    """The maximum over the ξ channels of [b, n, ξ, P] groups, reduced to [b, n], and which channel it is, [b, n, P].
 
     To `max_pool2d` the channels are rows and the positions are channels, innermost in memory: the case that it has
     vectorised. `max(dim)` is not.
     """
+    shape = (*groups.shape[:2], -1)
     rows = groups.flatten(0, 1).unsqueeze(2).permute(0, 3, 1, 2)  # [b·n, P, ξ, 1]
     maxima, places = max_pool2d_with_indices(rows, (groups.shape[2], 1))
-    if groups.device.type != "cpu" or maxima.sum().isnan():  # of several NaNs, max_pool2d takes the last
+    reduced = over_positions(maxima.reshape(shape), 2)
+    if groups.device.type != "cpu" or reduced.isnan().any():  # of several NaNs, max_pool2d takes the last
         maxima, places = groups.max(2)
-    return maxima.reshape(*groups.shape[:2], -1), places.reshape(*groups.shape[:2], -1)
+        reduced = over_positions(maxima, 2)
+    return reduced, places.reshape(shape)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """The parts one after another along the classes: without a copy if there is only one."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), 1)
 
 
 def _add_at(groups: Tensor, places: Tensor, values: Tensor, kept: Tensor | None = None) -> None:
@@ -216,11 +225,11 @@ def _add_at(groups: Tensor, places: Tensor, values: Tensor, kept: Tensor | None 
 
     Args:
         groups: [b, n, ξ, P].
-        places: which of the ξ channels, [b, n, P].
+        places: which of the ξ channels, [b, n, P], int64.
         values: [b, n].
         kept: M, [b, n, ξ, 1].
     """
-    index = places.unsqueeze(2).long()
+    index = places.unsqueeze(2)
     added = values[:, :, None, None].expand_as(index)
     if kept is not None:
         added = added * kept.expand_as(groups).gather(2, index)
