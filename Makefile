@@ -53,7 +53,7 @@ sanitize: $(BIN)/.installed  ## look for memory errors and races in the compiled
 mutants: $(BIN)/.installed  ## put faults into the package, one at a time: does a test fail for each? (ARGS="--only loss.py")
 	$(BIN)/python .ci/mutants.py $(ARGS)
 
-bench: $(BIN)/.installed  ## time the loss on this machine: the rows of the README's figure, in some ten minutes (ARGS="--help")
+bench: $(BIN)/.installed  ## time the loss on this machine: the rows of the README's figure (ARGS="--help")
 	$(BIN)/python -m bench run --compiled --modes both $(ARGS)
 
 performance: $(BIN)/.installed  ## measure all shapes on this machine, redraw the figures and tables of the pages
