@@ -60,15 +60,17 @@ def forward(
     kept = None if mask is None else mask.expand(maps.shape[:2]).unsqueeze(2)
 
     def pool(block: _Block) -> None:
-        x = _loaded(maps[block.channels], dtype)
-        buffer = torch.empty_like(x)
+        own = maps[block.channels]
+        x = _loaded(own, dtype)
+        buffer = torch.empty_like(x)  # memory that nothing writes costs nothing
         if wants_diversity:
             s = torch.softmax(x, 2, out=attention[block.channels] if saves and block.is_view else buffer)
             if saves and not block.is_view:
                 attention[block.channels] = s
             diversity[block.classes] = pooled(block, s, 0, torch.sum)
         if wants_scores:
-            attended = x if kept is None else torch.mul(x, kept[block.channels], out=buffer)  # CWA: M·F
+            masked = buffer if x.data_ptr() == own.data_ptr() else x
+            attended = x if kept is None else torch.mul(x, kept[block.channels], out=masked)  # CWA: M·F
             scores[block.classes] = pooled(block, attended, -1, torch.mean)
 
     def pooled(block: _Block, values: Tensor, number: int, over_positions: Callable[[Tensor, int], Tensor]) -> Tensor:
@@ -160,7 +162,7 @@ def formula(
     features: Tensor, runs: Sequence[int], mask: Tensor | None, wants_scores: bool, wants_diversity: bool
 ) -> tuple[Tensor, Tensor]:
     """`forward` in the plainest operators, which autograd differentiates and `torch.compile` fuses."""
-    x = _LayoutOfGradient.apply(features).flatten(2).to(working_dtype(features))
+    x = features.flatten(2).to(working_dtype(features))
     attended = x if mask is None else x * mask.unsqueeze(-1)  # CWA: M·F
     attention = x.softmax(2)
     scores, diversity, first = [], [], 0
@@ -183,20 +185,6 @@ def formula_is_faster(features: Tensor, runs: Sequence[int]) -> bool:
     """
     channels_per_class = features.shape[1] / sum(runs[::2])  # ξ
     return channels_per_class < 8 or features.is_contiguous()
-
-
-class _LayoutOfGradient(torch.autograd.Function):
-    """The identity, with a gradient in the memory layout of the features, as `backward` returns it."""
-
-    @staticmethod
-    def forward(ctx: Any, features: Tensor) -> Tensor:
-        is_last = features.dim() == 4 and features.is_contiguous(memory_format=torch.channels_last)
-        ctx.layout = torch.channels_last if is_last else torch.contiguous_format
-        return features.view_as(features)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return grad.contiguous(memory_format=ctx.layout)
 
 
 def _maxima(groups: Tensor, over_positions: Callable[[Tensor, int], Tensor]) -> tuple[Tensor, Tensor]:

@@ -53,7 +53,6 @@ def test_function(dtype, layout, convention):
     found, expected = (gradient_of(each, features, TARGETS, mask) for each in (compiled, loss))
     assert torch.equal(found[0], expected[0])
     assert torch.equal(found[1], expected[1])
-    assert found[1].stride() == features.stride()
 
 
 @NEEDS_COMPILER
@@ -307,7 +306,7 @@ def test_training_steps(compiler, steps, backend):
     ],
 )
 def test_what_a_compiler_gets_on_a_cpu(sizes, layout, operators):
-    """The formula, or our operator where that is faster; one loss and one gradient, in the layout of the features."""
+    """The formula, or our operator where that is faster; one loss and one gradient."""
     graphs = []
 
     def compiler(graph, _):
