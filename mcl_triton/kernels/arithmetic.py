@@ -4,10 +4,15 @@ A tile of maps has three axes, (layers, columns, rows) or (layers, rows, columns
 of columns: position = layer · COLUMNS + column. The layers are the registers of a thread, so that reductions begin
 there, and layers beyond the map are compiled to nothing. The columns or the rows, whichever lie side by side in memory,
 are the last axis, along which the threads of a warp lie. COLUMN_AXIS, 0 or 1, is the columns' axis without the layers.
+
+Where the elements of no axis lie side by side, Triton lays the threads of a warp along the last one too, but before 3.7
+along the first. There all three axes are in reverse order.
 """
 
 import triton
 import triton.language as tl
+
+IN_REVERSE = tl.constexpr(tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7))
 
 LOG2_E = tl.constexpr(1.4426950408889634)  # exp(x) = exp2(x · LOG2_E); hardware computes exp2
 
@@ -21,7 +26,26 @@ def compute_dtype(pointer_dtype):
 @triton.constexpr_function
 def tile_shape(layers, columns, rows, column_axis):
     """The shape of a tile."""
-    return [layers, columns, rows] if column_axis == 0 else [layers, rows, columns]
+    shape = [layers, columns, rows] if column_axis == 0 else [layers, rows, columns]
+    return shape[::-1] if IN_REVERSE else shape
+
+
+@triton.constexpr_function
+def layer_axis():
+    """The layers' axis of a tile."""
+    return 2 if IN_REVERSE else 0
+
+
+@triton.constexpr_function
+def column_axis_of(column_axis):
+    """The columns' axis of a tile without its layers, COLUMN_AXIS or in reverse."""
+    return 1 - column_axis if IN_REVERSE else column_axis
+
+
+@triton.constexpr_function
+def row_axis_of(column_axis):
+    """The rows' axis of a tile."""
+    return column_axis if IN_REVERSE else 2 - column_axis
 
 
 @triton.constexpr_function
@@ -64,20 +88,27 @@ def differs(new, old):
 @triton.jit
 def for_rows(values, COLUMN_AXIS: tl.constexpr):
     """A value for each row, as a tile that broadcasts over layers and columns."""
-    return tl.expand_dims(tl.expand_dims(values, COLUMN_AXIS), 0)
+    return tl.expand_dims(tl.expand_dims(values, column_axis_of(COLUMN_AXIS)), layer_axis())
 
 
 @triton.jit
 def over_positions(tile, COLUMN_AXIS: tl.constexpr):
     """The sum over layers and columns, (rows,)."""
-    return tl.sum(tl.sum(tile, 0), COLUMN_AXIS)
+    return tl.sum(tl.sum(tile, layer_axis()), column_axis_of(COLUMN_AXIS))
+
+
+@triton.jit
+def maximum_over_positions(tile, COLUMN_AXIS: tl.constexpr):
+    """The maximum over layers and columns, (rows,)."""
+    return tl.max(tl.max(tile, layer_axis()), column_axis_of(COLUMN_AXIS))
 
 
 @triton.jit
 def positions_of_tile(LAYERS: tl.constexpr, COLUMNS: tl.constexpr, COLUMN_AXIS: tl.constexpr):
     """The positions in a tile, which broadcast over rows; int64, since their strides may be large."""
-    columns = tl.expand_dims(tl.expand_dims(tl.arange(0, COLUMNS), 1 - COLUMN_AXIS), 0)
-    return (tl.arange(0, LAYERS)[:, None, None] * COLUMNS + columns).to(tl.int64)
+    columns = tl.expand_dims(tl.expand_dims(tl.arange(0, COLUMNS), column_axis_of(1 - COLUMN_AXIS)), layer_axis())
+    layers = tl.reshape(tl.arange(0, LAYERS), tile_shape(LAYERS, 1, 1, COLUMN_AXIS))
+    return (layers * COLUMNS + columns).to(tl.int64)
 
 
 @triton.jit

@@ -9,11 +9,14 @@ import triton
 import triton.language as tl
 
 from .arithmetic import (
+    IN_REVERSE,
     classes_of_tile,
     compute_dtype,
     differs,
     exponential,
     for_rows,
+    layer_axis,
+    maximum_over_positions,
     nan_maximum,
     over_positions,
     pack,
@@ -53,11 +56,11 @@ def statistics_kernel(
     for first in range(0, NUM_POSITIONS, LAYERS * COLUMNS):
         k = first + tile_k
         x = tl.load(F + k * POSITION_STRIDE, mask=of_rows & (k < NUM_POSITIONS), other=float("-inf")).to(dtype)
-        highest = tl.maximum(maxima, tl.max(x, 0, keep_dims=True))
+        highest = tl.maximum(maxima, tl.max(x, layer_axis(), keep_dims=True))
         reference = finite(highest)
-        sums = sums * exponential(maxima, reference) + tl.sum(exponential(x, reference), 0, keep_dims=True)
+        sums = sums * exponential(maxima, reference) + tl.sum(exponential(x, reference), layer_axis(), keep_dims=True)
         maxima = highest
-    m = tl.max(tl.max(maxima, 0), COLUMN_AXIS)
+    m = maximum_over_positions(maxima, COLUMN_AXIS)
     inverse_sum = 1.0 / over_positions(sums * exponential(maxima, for_rows(finite(m), COLUMN_AXIS)), COLUMN_AXIS)
     row = statistics + sample * num_channels + channels
     tl.store(row, m, mask=is_channel)
@@ -152,7 +155,8 @@ def forward_kernel(
         packed = pack(W_h, W_g, PLACE_BITS).to(winners.dtype.element_ty)
         winners += sample * num_classes * NUM_POSITIONS + k * WINNER_POSITION_STRIDE
         winners += for_rows(classes.to(tl.int64) * WINNER_CLASS_STRIDE, COLUMN_AXIS)
-        winners = tl.max_contiguous(winners, [1, 1, 4 if WINNER_POSITION_STRIDE == 1 else 1])
+        SIDE_BY_SIDE: tl.constexpr = 4 if WINNER_POSITION_STRIDE == 1 else 1
+        winners = tl.max_contiguous(winners, [SIDE_BY_SIDE, 1, 1] if IN_REVERSE else [1, 1, SIDE_BY_SIDE])
         tl.store(winners, packed, mask=for_rows(is_class, COLUMN_AXIS) & in_map)
 
 

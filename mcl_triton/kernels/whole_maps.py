@@ -9,16 +9,19 @@ import triton
 import triton.language as tl
 
 from .arithmetic import (
+    IN_REVERSE,
     classes_of_tile,
     compute_dtype,
     differs,
     exponential,
     for_rows,
+    maximum_over_positions,
     nan_maximum,
     over_positions,
     pack,
     place_dtype,
     positions_of_tile,
+    row_axis_of,
     tile_of_program,
     tile_shape,
     unpack,
@@ -107,7 +110,7 @@ def forward_kernel(
             F = features + for_rows(channel * CHANNEL_STRIDE, COLUMN_AXIS) + k * POSITION_STRIDE
             x = tl.load(F, mask=for_rows(is_channel, COLUMN_AXIS) & in_map, other=float("-inf")).to(dtype)
             if WANTS_DIVERSITY:
-                m = tl.max(tl.max(x, 0), COLUMN_AXIS)
+                m = maximum_over_positions(x, COLUMN_AXIS)
                 m = tl.where(is_channel, m, 0.0) if ROWS > 1 else m
                 e = exponential(x, for_rows(m, COLUMN_AXIS))
                 inverse_sum = 1.0 / over_positions(e, COLUMN_AXIS)
@@ -128,8 +131,8 @@ def forward_kernel(
                 W_g = tl.where(differs(highest, highest_a), place, W_g)
                 highest_a = highest
         if IN_PIECES:  # of the rows
-            highest_s, W_h = first_highest(highest_s, W_h, 2 - COLUMN_AXIS)
-            highest_a, W_g = first_highest(highest_a, W_g, 2 - COLUMN_AXIS)
+            highest_s, W_h = first_highest(highest_s, W_h, row_axis_of(COLUMN_AXIS))
+            highest_a, W_g = first_highest(highest_a, W_g, row_axis_of(COLUMN_AXIS))
         packed = pack(W_h, W_g, PLACE_BITS).to(winners.dtype.element_ty)
         of_class = for_rows(classes.to(tl.int64), COLUMN_AXIS)
         inside = for_rows(is_class, COLUMN_AXIS) & in_map
@@ -142,7 +145,8 @@ def forward_kernel(
         if SAVES:
             of_class = winners + of_class * WINNER_CLASS_STRIDE + k * WINNER_POSITION_STRIDE
             # Threads that each store what lies side by side would spoil the layout of all the rest.
-            of_class = tl.max_contiguous(of_class, [1, 1, 4 if WINNER_POSITION_STRIDE == 1 else 1])
+            SIDE_BY_SIDE: tl.constexpr = 4 if WINNER_POSITION_STRIDE == 1 else 1
+            of_class = tl.max_contiguous(of_class, [SIDE_BY_SIDE, 1, 1] if IN_REVERSE else [1, 1, SIDE_BY_SIDE])
             tl.store(of_class, packed, mask=inside)
         if IN_PIECES:  # noqa: SIM102, a constant, and what is known only on the GPU
             if part >= 0:

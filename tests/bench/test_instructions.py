@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from importlib.util import find_spec
+from itertools import product
 
 import pytest
 import torch
@@ -14,6 +15,12 @@ from mcl_triton import ChannelGroups
 
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="needs the tools that come with Triton")
 
+# Of the time to issue, as a multiple of that to move the bytes.
+BOUNDS = [
+    (torch.float32, "contiguous", 1),
+    (torch.bfloat16, "contiguous", 1.5),
+    (torch.bfloat16, "channels_last", 2),
+]
 SOURCE = """
 for row in range(num_rows):
     for first in range(0, num_columns, STEP):
@@ -117,6 +124,17 @@ def test_the_kernels_take_an_exponential_of_each_element(layout: str) -> None:
     assert elements < 32 * forward.slots["MUFU"] < 1.5 * elements
     assert elements < 32 * backward.slots["MUFU"] < 1.5 * elements
     assert 32 * mask.slots["MUFU"] < 0.1 * elements
+
+
+@pytest.mark.parametrize(("dtype", "layout", "most"), BOUNDS)
+def test_issue_time_against_memory_time(dtype: torch.dtype, layout: str, most: float) -> None:
+    """Of a step that reads F twice and writes dF, and writes and reads a byte of winners per class and position."""
+    with workers() as pool:
+        for groups, side in product((ChannelGroups.uniform(200, 3), ChannelGroups.split(2048, 200)), (7, 14)):
+            case = Variant(32, groups, side, dtype, layout)
+            issued = sum(issue.microseconds() for issue in pool.submit(issue_of, "sm_90", case).result())
+            winners = case.batch * groups.num_classes * side**2
+            assert issued <= most * H200.memory_microseconds(3 * case.nbytes + 2 * winners), case
 
 
 def test_time_to_issue() -> None:

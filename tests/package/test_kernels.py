@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from triton.runtime.interpreter import GridExecutor
 
 from mcl_triton import ChannelGroups, channel_pool, class_scores, diversity_scores
-from mcl_triton.kernels import host, launch, tables
+from mcl_triton.kernels import arithmetic, host, launch, position_blocks, tables, whole_maps
 from reference.formulas import paper as oracle
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -132,6 +132,16 @@ def test_kinds_of_features(layout, kind, dtype):
 def test_layouts(sizes, mask, layout, dtype):
     features = features_of("signed", (2, 20, 6, 7), dtype, layout)
     check_pool(features, sizes, make_mask(mask, 2, 20), allowed_near_ties=0.1, backend="triton")
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="on a GPU, Triton's release decides")
+@pytest.mark.parametrize("layout", WAYS, indirect=True)
+def test_the_other_order_of_axes(layout, monkeypatch):
+    """As before Triton 3.7, or since."""
+    for module in (arithmetic, position_blocks, whole_maps):
+        monkeypatch.setattr(module, "IN_REVERSE", not arithmetic.IN_REVERSE)
+    features = features_of("signed", (2, 20, 5, 7), torch.float32, layout)
+    check_pool(features, INTERLEAVED, make_mask("per sample", 2, 20), backend="triton")
 
 
 @pytest.mark.parametrize("layout", WAYS, indirect=True)
