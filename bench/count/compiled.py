@@ -130,6 +130,9 @@ def odd_cases() -> list[Variant]:
         odd += [Variant(BATCH, ChannelGroups.uniform(*sizes), 14, dtype, layout) for sizes in GROUP_SIZES]
     # One sample of one class: Triton makes constants of arguments that are 1.
     odd += [Variant(1, ChannelGroups.uniform(1, channels), side) for channels, side in ((3, 14), (3, 112), (2000, 14))]
+    # Few large groups in small batches: more warps, shorter pieces and smaller blocks than otherwise.
+    odd += [Variant(1, ChannelGroups.uniform(2, 160), 32), Variant(1, ChannelGroups.uniform(1, 800), 14, torch.float64)]
+    odd += [Variant(1, ChannelGroups.uniform(1, 600), 65, layout=layout) for layout in LAYOUTS]
     layouts = ("every second channel", "batch last", "misaligned")
     return odd + [Variant(BATCH, scratch, 14, *which) for which in product((torch.float32, torch.bfloat16), layouts)]
 

@@ -375,7 +375,7 @@ def _prepare_forward(
     combine = Prepared(
         whole_maps.combine_kernel,
         batch * numbers["num_splits"],
-        {**numbers, **choose_to_combine(_num_positions(shape))},
+        {**numbers, **choose_to_combine(_num_positions(shape), max(pieces.splits[2::3], default=1), itemsize)},
     )
     return _Forward(
         Prepared(whole_maps.forward_kernel, programs, numbers),

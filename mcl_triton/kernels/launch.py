@@ -14,7 +14,9 @@ LARGEST_WHOLE_MAP = 4096  # positions; a larger map does not fit the registers o
 ENOUGH_WARPS = 528  # 4 for each of 132 streaming multiprocessors
 ENOUGH_PROGRAMS = 64 * 132  # more of them are better merged: each begins with some hundred instructions
 WORTH_SPLITTING = 1 << 20  # bytes of features; fewer are done before a further launch has begun
-SHORTEST_PIECE = 64  # channels; the parts of a class cost 12 bytes a position each, to write and to read
+USUAL_PIECE = 64  # channels; the parts of a class cost 12 bytes per position each, to write and to read
+SHORTEST_PIECE = 8  # where most of a GPU would be idle otherwise; all parts then fit its cache
+MOST_WARPS = 16  # of a program
 LARGEST_SIDE_BY_SIDE = 32  # channels of a class, where threads next to each other read different classes
 
 
@@ -129,30 +131,56 @@ def choose_forward(runs: tuple[int, ...], batch: int, num_positions: int, itemsi
     """
     sizes, num_classes = runs[1::2], sum(runs[::2])
     in_rows = strides.position == 1
-    if num_positions > LARGEST_WHOLE_MAP:
-        tile = _fitted(_BLOCK_OF_ROWS if in_rows else _BLOCK_OF_COLUMNS, num_classes, itemsize)
-        constants = {**_constants(tile, in_rows, runs), "BLOCKS": -(-num_positions // tile.positions)}
-        return Launch("position_blocks", constants, -(-num_classes // tile.rows) * constants["BLOCKS"])
     nbytes = batch * num_positions * itemsize * channel_offsets(runs)[-1]
     enough = ENOUGH_WARPS if nbytes >= WORTH_SPLITTING else 0
+    if num_positions > LARGEST_WHOLE_MAP:
+        tile = _fitted(_BLOCK_OF_ROWS if in_rows else _BLOCK_OF_COLUMNS, num_classes, itemsize)
+        steps = _steps(runs, tile.rows)
+        warps = batch * _at_work(steps) * tile.warps  # of a block
+        while (
+            warps * -(-num_positions // tile.positions) < enough
+            and tile.positions * tile.rows > 32 * tile.warps
+            and tile.layers > 1
+        ):
+            tile = tile._replace(layers=tile.layers // 2)
+        constants = {**_constants(tile, in_rows, runs), "BLOCKS": -(-num_positions // tile.positions)}
+        return Launch("position_blocks", constants, len(steps) * constants["BLOCKS"])
     tile = _fitted(_least(_ROWS_OF_CLASSES if in_rows else _COLUMNS_OF_CLASSES, num_positions), num_classes, itemsize)
     while tile.rows > 1 and batch * -(-num_classes // tile.rows) * tile.warps < enough:
         tile = tile._replace(rows=tile.rows // 2)
     tiles = -(-num_classes // tile.rows)
-    is_uneven = max(sizes) > 2 * _mean_steps(runs, tile.rows)
+    is_uneven = _at_work(_steps(runs, tile.rows)) < tiles
     is_idle = batch * tiles * tile.warps < enough
     if not (is_uneven or is_idle or (not in_rows and max(sizes) > LARGEST_SIDE_BY_SIDE)):
         tiles_a_program = max(1, batch * tiles // ENOUGH_PROGRAMS)
         constants = {**_constants(tile, in_rows, runs), "TILES_A_PROGRAM": tiles_a_program, "IN_PIECES": False}
         return Launch("whole_maps", constants, -(-tiles // tiles_a_program))
-    tiles_of = _ROWS_OF_CHANNELS if in_rows else _COLUMNS_OF_CHANNELS
-    tile = _fitted(_least(tiles_of, num_positions), max(sizes), itemsize)
+    return _choose_pieces(runs, batch, num_positions, itemsize, in_rows, enough)
+
+
+def _choose_pieces(
+    runs: tuple[int, ...], batch: int, num_positions: int, itemsize: int, in_rows: bool, enough: int
+) -> Launch:
+    """Long pieces for twice as many warps as are enough; else pieces of usual length, more warps, shorter pieces."""
+    longest = max(runs[1::2])
+    tile = _fitted(_least(_ROWS_OF_CHANNELS if in_rows else _COLUMNS_OF_CHANNELS, num_positions), longest, itemsize)
     cuts = [cut for cut in ways_to_cut(runs) if cut.width == (32 if tile.rows >= 32 else 8)]
-    programs = {cut: len(pieces_of(runs, cut).bundles) - 1 for cut in cuts if enough or cut.length == max(sizes)}
-    busy = [cut for cut, number in programs.items() if batch * number * tile.warps >= 2 * enough]
-    cut = max(busy, default=min(programs))
+    cuts = [cut for cut in cuts if enough or cut.length == longest]
+
+    def warps(cut: Cut) -> float:
+        return batch * _at_work(_steps_of_bundles(pieces_of(runs, cut), tile.rows)) * tile.warps
+
+    usual = [cut for cut in cuts if cut.length >= min(USUAL_PIECE, longest)]
+    cut = max((cut for cut in usual if warps(cut) >= 2 * enough), default=min(usual))
+    while warps(cut) < enough and tile.warps < MOST_WARPS:
+        tile = tile._replace(warps=2 * tile.warps)
+        while tile.warps == MOST_WARPS and tile.rows > 1 and tile.positions * tile.rows * max(itemsize, 4) > 1 << 14:
+            tile = tile._replace(rows=tile.rows // 2)  # a thread has 128 registers then
+    if warps(cut) < enough:
+        cut = max((cut for cut in cuts if warps(cut) >= enough), default=min(cuts))
+    tile = tile._replace(rows=min(tile.rows, power_of_two(cut.length)))
     constants = {**_constants(tile, in_rows, runs), "TILES_A_PROGRAM": 1, "IN_PIECES": True}
-    return Launch("whole_maps", constants, programs[cut], cut)
+    return Launch("whole_maps", constants, len(pieces_of(runs, cut).bundles) - 1, cut)
 
 
 @lru_cache(maxsize=256)
@@ -185,9 +213,12 @@ class Pieces(NamedTuple):
 
 
 def ways_to_cut(runs: tuple[int, ...]) -> list[Cut]:
-    """Values that `pieces_of` accepts: whole classes, and powers of two below the largest."""
+    """Values that `pieces_of` accepts: whole classes, and powers of two below the largest, short ones if few others."""
     longest = max(runs[1::2])
-    lengths = [longest, *(1 << n for n in range(SHORTEST_PIECE.bit_length() - 1, (longest - 1).bit_length()))]
+    usual = pieces_of(runs, Cut(min(USUAL_PIECE, longest), 8))
+    are_few = _at_work(_steps_of_bundles(usual, 1)) * MOST_WARPS < ENOUGH_WARPS
+    shortest = SHORTEST_PIECE if are_few else USUAL_PIECE
+    lengths = [longest, *(1 << n for n in range(shortest.bit_length() - 1, (longest - 1).bit_length()))]
     return [Cut(length, width) for length in lengths for width in (8, 32)]
 
 
@@ -215,10 +246,16 @@ def pieces_of(runs: tuple[int, ...], cut: Cut) -> Pieces:
     return Pieces(tuple(pieces), (*bundles, len(pieces) // 4), tuple(splits))
 
 
-def choose_to_combine(num_positions: int) -> dict[str, int]:
-    """The constexpr arguments of `combine_kernel`, and ``num_warps``."""
-    positions = min(64, power_of_two(num_positions))
-    return {"TILE_PARTS": 32, "TILE_POSITIONS": positions, "num_warps": max(1, min(8, positions // 8))}
+def choose_to_combine(num_positions: int, most_parts: int, itemsize: int) -> dict[str, int]:
+    """The constexpr arguments of `combine_kernel`, and ``num_warps``, given the parts of the class that has most."""
+    parts = min(32, power_of_two(most_parts))
+    # As many as registers hold, since each step waits for memory.
+    positions = min((2048 if itemsize == 8 else 8192) // parts, power_of_two(num_positions))
+    return {
+        "TILE_PARTS": parts,
+        "TILE_POSITIONS": positions,
+        "num_warps": max(1, min(MOST_WARPS, parts * positions // 256)),
+    }
 
 
 def choose_to_sum(num_results: int) -> dict[str, int]:
@@ -281,8 +318,8 @@ def _least(tiles: dict[int, Tile], num_positions: int) -> Tile:
 
 def _busy(tile: Tile, batch: int, rows: int, num_positions: int) -> Tile:
     """With more warps and fewer rows, until a GPU is busy; with blocks of more positions, where maps have several."""
-    while batch * -(-rows // tile.rows) * tile.warps < ENOUGH_WARPS and (tile.warps < 16 or tile.rows > 1):
-        more_warps = tile.warps < 16
+    while batch * -(-rows // tile.rows) * tile.warps < ENOUGH_WARPS and (tile.warps < MOST_WARPS or tile.rows > 1):
+        more_warps = tile.warps < MOST_WARPS
         tile = tile._replace(warps=2 * tile.warps) if more_warps else tile._replace(rows=tile.rows // 2)
         if tile.positions * tile.rows < 256 * tile.warps and tile.positions < num_positions:
             tile = tile._replace(columns=2 * tile.columns)
@@ -293,7 +330,7 @@ def _fitted(tile: Tile, rows: int, itemsize: int) -> Tile:
     """With as many rows as there are, and for float64 twice as many threads per element."""
     tile = tile._replace(rows=min(tile.rows, power_of_two(rows)))
     if itemsize == 8 and tile.layers > 1:
-        tile = tile._replace(layers=tile.layers // 2, columns=tile.columns * 2, warps=min(16, tile.warps * 2))
+        tile = tile._replace(layers=tile.layers // 2, columns=tile.columns * 2, warps=min(MOST_WARPS, tile.warps * 2))
     return tile
 
 
@@ -311,9 +348,18 @@ def _constants(tile: Tile, in_rows: bool, runs: tuple[int, ...]) -> dict[str, in
     return {**_sizes(tile, in_rows), "PLACE_BITS": place_bits(runs)}
 
 
-def _mean_steps(runs: tuple[int, ...], rows: int) -> float:
-    """Channels of the largest class of each tile of so many classes, on average."""
-    offsets = channel_offsets(runs)
-    sizes = [end - first for first, end in pairwise(offsets)]
-    longest = [max(sizes[first : first + rows]) for first in range(0, len(sizes), rows)]
-    return sum(longest) / len(longest)
+def _steps(runs: tuple[int, ...], rows: int) -> list[int]:
+    """Channels of the largest class of each tile of so many classes."""
+    sizes = [end - first for first, end in pairwise(channel_offsets(runs))]
+    return [max(sizes[first : first + rows]) for first in range(0, len(sizes), rows)]
+
+
+def _steps_of_bundles(pieces: Pieces, rows: int) -> list[int]:
+    """How often each program takes so many channels."""
+    steps = [-(-channels // rows) for channels in pieces.pieces[2::4]]
+    return [sum(steps[first:end]) for first, end in pairwise(pieces.bundles)]
+
+
+def _at_work(steps: list[int]) -> float:
+    """How many programs are at work: all of them, unless the longest takes more than twice their mean."""
+    return min(len(steps), 2 * sum(steps) / max(steps))

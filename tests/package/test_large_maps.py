@@ -10,8 +10,9 @@ pytest.importorskip("triton")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # where the kernels are interpreted
 LARGEST = 9_000  # positions
-# Sums go block by block, at most 70 blocks of 128 positions or more, with a rounding each. A position that is left out
-# of the mean would be off by 1/9000, more than 900 roundings of float32.
+# Sums go block by block, at most 70 blocks of 128 positions or more, with a rounding each; in float64, where blocks may
+# have 32, 32 of them at a time. A position that is left out of the mean would be off by 1/9000, more than 900 roundings
+# of float32.
 ROUNDINGS = 70
 
 

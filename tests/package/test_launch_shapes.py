@@ -24,6 +24,7 @@ from mcl_triton.kernels.launch import (
 
 LARGEST_TILE = 1 << 20  # elements; Triton takes no more
 LARGEST_GROUP = 5_000
+FITS_A_CACHE = 8 << 20  # bytes
 
 small = st.integers(1, 20)
 sizes_of_classes = st.one_of(
@@ -133,6 +134,51 @@ def test_no_program_has_more_than_twice_the_mean_work(sizes, batch, positions, i
         assert max(work) <= 2 * sum(work) / len(work) + 1
 
 
+@settings(max_examples=500)
+@given(
+    sizes=sizes_of_classes,
+    batch=st.sampled_from([1, 2, 4, 16]),
+    positions=st.integers(1, 150).map(lambda side: side * side) | st.integers(1, 20_000),
+    itemsize=st.sampled_from([2, 4, 8]),
+    strides=st.sampled_from([ROWS, COLUMNS, NEITHER]),
+)
+@example(sizes=[160] * 2, batch=1, positions=1024, itemsize=4, strides=ROWS)
+@example(sizes=[25] + [1] * 199, batch=1, positions=2304, itemsize=4, strides=ROWS)
+@example(sizes=[783] + [1] * 34, batch=1, positions=4225, itemsize=2, strides=ROWS)
+def test_a_gpu_is_at_work(sizes, batch, positions, itemsize, strides):
+    """With 528 warps each way, not counted those that the longest program leaves idle by more than half.
+
+    Few small groups have fewer: 16 warps per map, or per 8 channels of a class; or a thread per class and position.
+    """
+    nbytes = batch * sum(sizes) * positions * itemsize
+    if nbytes < 1 << 20:
+        return
+    runs = runs_of(sizes)
+    forward = choose_forward(runs, batch, positions, itemsize, strides)
+    work = work_of_programs(forward, sizes)
+    warps = forward.constants["num_warps"]
+    if batch * min(len(work), 2 * sum(work) / max(work)) * warps < ENOUGH_WARPS:
+        if forward.cut:
+            assert warps == 16
+            assert forward.cut.length <= 8
+        else:
+            assert forward.kernels == "position_blocks"
+            assert prod(forward.constants[name] for name in ("LAYERS", "COLUMNS", "ROWS")) <= 32 * warps
+    launches = [choose_backward(runs, batch, positions, itemsize, strides)]
+    if positions > LARGEST_WHOLE_MAP:
+        launches.append(choose_for_statistics(sum(sizes), batch, itemsize, strides))
+    for chosen in launches:
+        warps = chosen.constants["num_warps"]
+        assert batch * chosen.programs * warps >= ENOUGH_WARPS or (warps, chosen.constants["ROWS"]) == (16, 1)
+    if forward.cut:
+        assert bytes_of_parts(forward, runs, batch, positions) <= max(0.3 * nbytes, FITS_A_CACHE)
+
+
+def bytes_of_parts(chosen: Launch, runs: tuple[int, ...], batch: int, positions: int) -> int:
+    """Two maxima and the winners of each part and position, written and read again."""
+    return 2 * (8 + 4) * batch * pieces_of(runs, chosen.cut).num_parts * positions
+
+
 CLIFFS = {
     "7 of 340, 7x7": ([340] * 7, 8, 49),
     "7 of 340, 14x14": ([340] * 7, 8, 196),
@@ -144,6 +190,8 @@ CLIFFS = {
     "8 of 8, 112x112, 2": ([8] * 8, 2, 12544),
     "10 of 6, 112x112, 16": ([6] * 10, 16, 12544),
     "8 of 8, 112x112, 16": ([8] * 8, 16, 12544),
+    "2 of 160, 32x32, 1": ([160] * 2, 1, 1024),
+    "5 of 200, 65x65, 1": ([200] * 5, 1, 4225),
     "100,000 of 1": ([1] * 100_000, 2, 49),
     "ResNet50, batch 1": ([10] * 152 + [11] * 48, 1, 196),
 }
@@ -165,9 +213,9 @@ def test_cliffs(case, strides, itemsize):
     for chosen in launches:
         if batch * sum(sizes) * positions * itemsize >= 1 << 20:
             assert batch * chosen.programs * chosen.constants["num_warps"] >= ENOUGH_WARPS, chosen
-    if forward.cut and pieces_of(runs, forward.cut).num_parts:
-        parts = pieces_of(runs, forward.cut).num_parts
-        assert 2 * (8 + 4) * batch * parts * positions <= 0.3 * batch * sum(sizes) * positions * itemsize
+    if forward.cut:
+        nbytes = batch * sum(sizes) * positions * itemsize
+        assert bytes_of_parts(forward, runs, batch, positions) <= max(0.3 * nbytes, FITS_A_CACHE)
 
 
 def test_real_groups_are_not_split():
