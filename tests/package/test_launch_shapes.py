@@ -125,6 +125,13 @@ def test_triton_can_compile_the_tiles(sizes, batch, positions, itemsize, strides
     assert max(sizes) < 1 << place_bits(runs)
 
 
+@pytest.mark.parametrize(("longest", "bits"), [(1, 4), (15, 4), (16, 8), (255, 8), (256, 15), (32767, 15), (32768, 31)])
+def test_the_place_of_nobody_is_that_of_no_channel(longest, bits):
+    """All bits are ones where nobody wins, so the last place must be another."""
+    assert place_bits((1, longest)) == bits
+    assert longest - 1 != (1 << bits) - 1
+
+
 @any_case
 def test_no_program_has_more_than_twice_the_mean_work(sizes, batch, positions, itemsize, strides):
     """Where there is enough of it to be shared; a larger map than 1024 positions takes one channel a step."""
