@@ -77,10 +77,24 @@ def load(path: Path) -> Checkpoint:
             raise ValueError(f"it must have {', '.join(each.name for each in fields(Checkpoint))}")
         if unlike := [row for row in state["rows"] if tuple(row) != COLUMNS]:
             raise ValueError(f"its rows must have {', '.join(COLUMNS)}; got {', '.join(unlike[0])}")
-        return Checkpoint(**{**state, "settings": Settings(**state["settings"])})
+        checkpoint = Checkpoint(**{**state, "settings": Settings(**state["settings"])})
+        _require_plausible(checkpoint)
+        return checkpoint
     except (AttributeError, TypeError, ValueError) as error:
         message = str(error).removesuffix(".")
         raise ValueError(f"{path} must be a checkpoint of this version of reference train: {message}.") from error
+
+
+def _require_plausible(checkpoint: Checkpoint) -> None:
+    """Raise ValueError where numbers and names, which no state_dict checks, are none of a run."""
+    classes, num_images, step = checkpoint.classes, checkpoint.num_images, checkpoint.step
+    if not (isinstance(classes, (list, tuple)) and classes and all(isinstance(name, str) for name in classes)):
+        raise ValueError(f"its classes must be a list of names; got {classes!r}")
+    if type(num_images) is not int:
+        raise ValueError(f"its num_images must be a whole number; got {num_images!r}")
+    last = checkpoint.settings.epochs * (num_images // checkpoint.settings.batch_size)
+    if type(step) is not int or not 0 <= step <= last:
+        raise ValueError(f"its step must be a whole number from 0 to {last}; got {step!r}")
 
 
 def load_same_run(path: Path, settings: Settings, num_images: int, classes: Sequence[str]) -> Checkpoint:
