@@ -1,7 +1,7 @@
 """How a launch is shaped: from groups, map, batch and memory layout to tile sizes and warps. No timing, no Triton.
 
 The rules keep registers from spilling, accesses wide, enough loads in flight, and all of a GPU at work. `python -m
-bench compiled` compiles what they choose and prints registers and widths. The axes of a tile: see `arithmetic`.
+bench static --kernels` compiles what they choose and prints registers and widths. The axes of a tile: see `arithmetic`.
 """
 
 from __future__ import annotations
@@ -71,10 +71,10 @@ _GRADIENT_ROWS = {  # backward, which keeps less per element
     1024: Tile(8, 128, 1, 1),
     4096: Tile(8, 512, 1, 4),
 }
-_GRADIENT_COLUMNS = {  # wide rows of memory: 64 bytes of 16-bit channels
+_GRADIENT_COLUMNS = {  # wide rows of memory: 64 bytes of 16-bit channels, or more
     64: Tile(8, 8, 64, 4),
     256: Tile(8, 32, 32, 4),
-    1 << 31: Tile(8, 16, 32, 4),  # blocks of larger maps
+    1 << 31: Tile(4, 16, 64, 4),  # blocks of larger maps
 }
 _BLOCK_OF_ROWS = Tile(8, 128, 1, 4)  # of larger maps
 _BLOCK_OF_COLUMNS = Tile(8, 16, 8, 4)
