@@ -36,11 +36,13 @@ pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="needs Trito
 # An SM has 65536 registers. A thread has up to 32 elements at a time, independent of each other, so that 8 warps side
 # by side are enough: of 255 registers, the most a thread can have. What does not fit goes to the stack.
 NVIDIA_REGISTERS = {"whole_maps.forward": 255, "gradient.backward": 255, "masks.mask": 128}
-# Bytes of stack: two cases in float32 channels_last of 28×28 on sm_90, and the parts of large groups on sm_80.
-STACK = {("sm_90", "gradient.backward"): 16, ("sm_80", "whole_maps.combine"): 8}
-# A SIMD unit has 512 for each lane: 256 let two warps take turns.
+# A SIMD unit of AMD has 512 for each lane: 256 let two warps take turns.
 AMD_REGISTERS = 256
-OLDER_SCALAR_SPILLS = 6
+# As found: bytes of stack in the parts of large groups, and before Triton 3.7 in the pieces themselves;
+# scalar registers that go to a vector register on gfx942.
+release = Version(version("triton")) if find_spec("triton") else Version("0")
+STACK = {("sm_80", "whole_maps.combine"): 8, ("sm_80", "whole_maps.forward"): 8 if release < Version("3.7") else 0}
+SCALAR_SPILLS = 7 if release < Version("3.7") else 6 if release < Version("3.9") else 0
 # Bytes of shared memory per program, as found; a compute unit of gfx942 has 64 KiB, so four programs fit.
 SHARED = {"gfx942": 16384}
 # On gfx942 up to a quarter of the bytes are not attributed to the line of their access. Why is not known.
@@ -76,11 +78,10 @@ def of_kernel(reports: list[Report], kernel: str) -> list[Report]:
 
 def check_registers(report: Report) -> None:
     """Registers within the bound, none on the stack or in scratch memory."""
-    is_older = Version(version("triton")) < Version("3.9")
     assert report.registers <= (AMD_REGISTERS if report.target == "gfx942" else NVIDIA_REGISTERS[report.kernel]), report
     assert report.spills == 0, report
     assert report.stack <= STACK.get((report.target, report.kernel), 0), report
-    assert report.scalar_spills <= (OLDER_SCALAR_SPILLS if is_older else 0), report
+    assert report.scalar_spills <= SCALAR_SPILLS, report
 
 
 def check_widths(report: Report) -> None:
@@ -182,7 +183,7 @@ def test_odd_cases_are_compiled_too(pool: ProcessPoolExecutor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "constants"), [("sm_90", {"num_warps": 1}), ("gfx942", {"num_warps": 1, "COLUMNS": 4096})]
+    ("target", "constants"), [("sm_90", {"num_warps": 1}), ("gfx942", {"num_warps": 1, "COLUMNS": 4096, "ROWS": 4})]
 )
 def test_too_large_a_tile_is_seen_to_spill(pool: ProcessPoolExecutor, target: str, constants: dict[str, int]) -> None:
     case = Variant(BATCH, FROM_SCRATCH, 56)
