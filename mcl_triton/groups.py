@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Set
 from itertools import accumulate, groupby
 from typing import NoReturn
 
-from .tracing import constant_result, constant_when_compiled
+from .tracing import constant_result, constant_when_compiled, refuse_to_be_traced
 
 
 @constant_when_compiled
@@ -31,6 +31,7 @@ class ChannelGroups:
     Raises:
         TypeError: ``sizes`` is not an iterable of integers in the order of the classes.
         ValueError: there is no class, or a class has no channel.
+        RuntimeError: ``torch.compile`` traces.
 
     Examples:
         >>> ChannelGroups([3, 3, 2])
@@ -48,6 +49,7 @@ class ChannelGroups:
     _hash: int
 
     def __init__(self, sizes: Iterable[int]) -> None:
+        refuse_to_be_traced("ChannelGroups")
         try:
             if isinstance(sizes, (Mapping, Set)):  # of keys, or in no order
                 raise TypeError

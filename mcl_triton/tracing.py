@@ -27,6 +27,12 @@ def constant_when_compiled(cls: type[Class]) -> type[Class]:
     return cls
 
 
+def refuse_to_be_traced(name: str) -> None:
+    """Raise a RuntimeError where `torch.compile` traces: an object made then has no attributes until the graph runs."""
+    if torch.compiler.is_dynamo_compiling():
+        raise RuntimeError(f"make {name} before the function that torch.compile compiles, not inside of it.")
+
+
 def constant(number: Number) -> Number:
     """The number itself; `torch.compile` takes it as a constant and compiles again for another number."""
     if torch.compiler.is_compiling():

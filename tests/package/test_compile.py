@@ -55,6 +55,20 @@ def test_function(dtype, layout, convention):
     assert torch.equal(found[1], expected[1])
 
 
+@pytest.mark.parametrize("make", [lambda: ChannelGroups([3, 4]), lambda: ChannelGroups.uniform(5, 4)])
+def test_groups_are_made_before(make):
+    """The message names what to do; without ``fullgraph`` the graph breaks, and the loss is right."""
+
+    def loss(features):
+        return channel_pool(features, make()).scores
+
+    features = make_features("signed", (2, make().num_channels, 3, 3), torch.float32)
+    with pytest.raises(Exception, match="make ChannelGroups before the function"):
+        torch.compile(loss, fullgraph=True, backend="eager")(features)
+    torch.compiler.reset()
+    assert torch.equal(torch.compile(loss, backend="eager")(features), loss(features))
+
+
 @NEEDS_COMPILER
 def test_inductor():
     module = MCLoss(GROUPS, class_weights=torch.arange(1.0, 8), label_smoothing=0.1)
