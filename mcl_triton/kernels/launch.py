@@ -74,7 +74,7 @@ _GRADIENT_ROWS = {  # backward, which keeps less per element
 _GRADIENT_COLUMNS = {  # wide rows of memory: 64 bytes of 16-bit channels
     64: Tile(8, 8, 64, 4),
     256: Tile(8, 32, 32, 4),
-    1 << 31: Tile(4, 16, 32, 4),  # blocks of larger maps
+    1 << 31: Tile(2, 16, 64, 4),  # blocks of larger maps
 }
 _BLOCK_OF_ROWS = Tile(8, 128, 1, 4)  # of larger maps
 _BLOCK_OF_COLUMNS = Tile(8, 16, 8, 4)
