@@ -225,7 +225,8 @@ def test_a_drop_that_changes(drops, backend):
 
 @pytest.mark.parametrize("drop", [np.array([1, 2, 3]), torch.tensor([1, 2, 3])], ids=["array", "tensor"])
 def test_a_drop_that_the_compiler_cannot_read(drop):
-    draw = torch.compile(lambda drop: sample_channel_mask(ChannelGroups([4, 4, 4]), drop=drop), fullgraph=True)
+    groups = ChannelGroups([4, 4, 4])
+    draw = torch.compile(lambda drop: sample_channel_mask(groups, drop=drop), fullgraph=True)
     with pytest.raises(Unsupported, match=r"drop must be a tuple of integers under torch\.compile"):
         draw(drop)
 
