@@ -138,8 +138,9 @@ def test_layouts(sizes, mask, layout, dtype):
 @pytest.mark.parametrize("layout", WAYS, indirect=True)
 def test_the_other_order_of_axes(layout, monkeypatch):
     """As before Triton 3.7, or since."""
+    other = not arithmetic.IN_REVERSE
     for module in (arithmetic, position_blocks, whole_maps):
-        monkeypatch.setattr(module, "IN_REVERSE", not arithmetic.IN_REVERSE)
+        monkeypatch.setattr(module, "IN_REVERSE", other)
     features = features_of("signed", (2, 20, 5, 7), torch.float32, layout)
     check_pool(features, INTERLEAVED, make_mask("per sample", 2, 20), backend="triton")
 
